@@ -1,0 +1,49 @@
+# Everything that a developer does here. `make` alone lists it.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup up down status demo run-cdc check test test-unit test-contract test-integration test-e2e clean
+
+python := build/venv/bin/python
+settings := build/local/pgherald.toml
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-18s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## install what is missing: system packages, virtual environment, Kafka
+	@bash deploy/local/setup.sh
+
+up: setup ## start PostgreSQL, Kafka, a mail inbox and a webhook receiver on this machine
+	@$(python) -m deploy.local.stack up
+
+down: ## stop them; PURGE=1 also removes what they stored
+	@[ ! -x $(python) ] || $(python) -m deploy.local.stack down $(if $(PURGE),--purge)
+
+status: ## say which of them run
+	@[ ! -x $(python) ] || $(python) -m deploy.local.stack status
+
+demo: setup ## users register, mails and service calls follow; KEEP=1 leaves everything running
+	@KEEP=$(KEEP) $(python) -m deploy.local.demo
+
+run-cdc: up ## run the reader on the local stack, starting the stack if it is not up
+	@exec build/venv/bin/pgherald capture --config $(settings)
+
+check: setup ## ruff, mypy, import-linter
+	@build/venv/bin/ruff check
+	@build/venv/bin/ruff format --check
+	@build/venv/bin/mypy
+	@build/venv/bin/lint-imports
+
+test: check ## every check and every test
+	@$(python) -m pytest $(wildcard tests/unit tests/contract tests/integration tests/e2e)
+
+test-unit test-contract test-integration test-e2e: test-%: setup
+	@$(python) -m pytest tests/$*
+
+test-unit: ## the tests of pure parts
+test-contract: ## the tests of what others rely on: envelope, templates
+test-integration: ## the tests on real servers: containers where Docker answers, else local processes
+test-e2e: ## the tests that run the commands, kill them and audit
+
+clean: ## remove build/, after stopping what runs from it
+	@$(MAKE) --no-print-directory down PURGE=1
+	rm -rf build *.egg-info

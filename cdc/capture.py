@@ -1,0 +1,194 @@
+"""The reader's loop: slot -> events -> one Kafka transaction with the position -> slot.
+
+The slot is the lock. Streaming starts first, then the transactional id is taken over, then the last position is read,
+then the first line: whoever comes second waits at the first step and disturbs nobody.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from contextlib import ExitStack
+
+from cdc import wal2json
+from cdc.contract.position import Position, parse_lsn
+from cdc.publisher import Publisher
+from cdc.resume import Resume
+from cdc.routing import Router
+from cdc.runtime import metrics
+from cdc.runtime.backoff import delay_s
+from cdc.runtime.errors import ChangeUndecodable, RetryableError, SlotInUse
+from cdc.runtime.lifecycle import Stop, Stopped
+from cdc.runtime.log import get_logger
+from cdc.runtime.settings import Settings
+from cdc.slot import Slot
+from cdc.start import open_session
+from cdc.wal2json import Begin, Commit, Message
+
+_log = get_logger("capture")
+
+#: A Kafka transaction ends when the slot has nothing more to read and it is this old ...
+_MIN_AGE_S = 0.005
+#: ... or when it is this old or this large, whatever comes: visibility and memory stay bounded.
+_MAX_AGE_S = 0.05
+_MAX_EVENTS = 10_000
+_MAX_BYTES = 8_000_000
+_BURST = 512
+_STANDBY_EVERY_S = 1.0
+
+#: Whether this process reads the slot now: what /ready tells.
+streaming = False
+
+
+class Stream:
+    """One session with the slot, from the last committed position to the first error or a stop."""
+
+    def __init__(self, slot: Slot, publisher: Publisher, router: Router, resume: Resume, skip: str | None) -> None:
+        self._slot = slot
+        self._publisher = publisher
+        self._router = router
+        self._resume = resume
+        self._skip = skip
+        self._lsn = 0
+        self._index = 0
+        self._complete = True
+        self._oldest_us = 0
+        self._uncommitted: Counter[tuple[str, str]] = Counter()
+
+    def run(self, stop: Stop) -> None:
+        """Publish until a stop is requested; then end in order."""
+        while not stop.requested:
+            wait_s = 0.0 if self._read_burst() else self._until_commit_s()
+            if self._commit_due(idle=wait_s > 0):
+                self._commit()
+            self._slot.confirm()
+            if wait_s:
+                metrics.slot_lag_seconds.set(0)  # nothing is left to read
+                self._slot.wait(wait_s)
+        if self._publisher.began_at is not None:
+            self._commit()
+        self._slot.confirm(now=True)
+
+    def _read_burst(self) -> bool:
+        """Read and publish while there is something; tell whether there may be more."""
+        for _ in range(_BURST):
+            if self._slot.checkpoint.must_drain or self._commit_due(idle=False):
+                self._commit()
+                self._slot.confirm(now=self._slot.checkpoint.must_drain)
+            message = self._slot.read()
+            if message is None:
+                return False
+            self._take(*message)
+        return True
+
+    def _take(self, line: bytes, data_start: int) -> None:
+        """Interpret one line, and publish it unless the last position covers it."""
+        self._index += 1
+        try:
+            change = wal2json.decode(line)
+        except ChangeUndecodable as exc:
+            self._pass_or_stop(exc)
+            return
+        if isinstance(change, Begin):
+            self._lsn, self._index, self._complete = parse_lsn(change.nextlsn), 0, False
+        elif isinstance(change, Message) and change.alone:
+            self._lsn, self._index = data_start, 0
+        position = Position(self._lsn, self._index)
+        events = self._router.events(change, position, time.time_ns())
+        if events and self._resume.is_new(position) and not self._is_skipped(position):
+            self._oldest_us = self._oldest_us or self._router.commit_us
+            self._publisher.publish(events)
+            self._uncommitted.update((event.table, event.op) for event in events)
+        if isinstance(change, Commit) or (isinstance(change, Message) and change.alone):
+            self._end_of_transaction()
+
+    def _end_of_transaction(self) -> None:
+        self._complete = True
+        self._slot.checkpoint.complete(self._lsn)
+        if self._publisher.began_at is None:
+            # Nothing of it needs to be in Kafka, or all of it is: an idle or filtered slot moves on too.
+            self._slot.checkpoint.acknowledge()
+
+    def _until_commit_s(self) -> float:
+        """Tell how long the slot may be waited for."""
+        began_at = self._publisher.began_at
+        return 1.0 if began_at is None else max(0.0005, began_at + _MIN_AGE_S - time.monotonic())
+
+    def _commit_due(self, *, idle: bool) -> bool:
+        began_at = self._publisher.began_at
+        if began_at is None:
+            return False
+        age_s = time.monotonic() - began_at
+        full = self._publisher.events >= _MAX_EVENTS or self._publisher.size_bytes >= _MAX_BYTES
+        return full or age_s >= (_MIN_AGE_S if idle else _MAX_AGE_S)
+
+    def _commit(self) -> None:
+        """Commit events and position together, then let the slot know.
+
+        A crash before the commit: nothing is visible and the slot gives it all again. Between the commit and the
+        confirmation: the lines come again, and the position makes us skip them.
+        """
+        if self._publisher.began_at is not None:
+            position = Position(self._lsn, self._index)
+            self._publisher.commit(*self._resume.record(position, complete=self._complete))
+            self._resume.advance(position, complete=self._complete)
+            self._measure()
+        self._slot.checkpoint.acknowledge()
+
+    def _measure(self) -> None:
+        for (table, op), count in self._uncommitted.items():
+            metrics.events_published.labels(table, op).inc(count)
+        self._uncommitted.clear()
+        if self._oldest_us:
+            late_s = max(0.0, time.time() - self._oldest_us / 1e6)
+            metrics.commit_to_kafka_seconds.observe(late_s)
+            metrics.slot_lag_seconds.set(late_s)
+        self._oldest_us = 0
+
+    def _is_skipped(self, position: Position) -> bool:
+        if self._skip is None or self._resume.event_id(position) != self._skip:
+            return False
+        metrics.changes_skipped.inc()
+        _log.warning("change_skipped", event_id=self._skip, severity="DATALOSS")
+        return True
+
+    def _pass_or_stop(self, exc: ChangeUndecodable) -> None:
+        position = Position(self._lsn, self._index)
+        if self._is_skipped(position) or not self._resume.is_new(position):
+            return
+        id_ = self._resume.event_id(position)
+        raise ChangeUndecodable(
+            f"{exc.message}: {id_}, {exc.fields['length_bytes']} bytes, sha256 {exc.fields['sha256']}",
+            hint=f"`pgherald capture --skip {id_}` goes on behind it",
+            **exc.fields,
+        ) from exc
+
+
+def run(settings: Settings, stop: Stop, skip: str | None = None) -> None:
+    """Read until a stop is requested; come back after everything that may pass. Raises FatalError for the rest."""
+    global streaming
+    attempt = 0
+    standby = False
+    while not stop.requested:
+        began_at = time.monotonic()
+        try:
+            with ExitStack() as opened:
+                slot, publisher, router, resume = open_session(settings, opened, stop)
+                _log.info("streaming", slot=slot.name, lsn=resume.position.lsn, index=resume.position.index)
+                standby, streaming = False, True
+                Stream(slot, publisher, router, resume, skip).run(stop)
+        except Stopped:
+            return
+        except SlotInUse:
+            if not standby:
+                _log.info("standing_by", reason="another process reads the slot")
+            standby = True
+            stop.wait(_STANDBY_EVERY_S)
+        except RetryableError as exc:
+            attempt = 1 if time.monotonic() - began_at > 60 else attempt + 1
+            wait_s = delay_s(attempt, 0.2, 10.0, random.random())  # noqa: S311  no secret
+            _log.warning("trying_again", error=str(exc), attempt=attempt, wait_s=round(wait_s, 2))
+            stop.wait(wait_s)
+        finally:
+            streaming = False

@@ -1,0 +1,135 @@
+"""The reader's commands. Each imports what it needs when it runs: a reader stays small."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from cdc.runtime.cli import with_settings
+from cdc.runtime.settings import Settings
+
+
+@click.command()
+@with_settings
+@click.option("--skip", metavar="EVENT_ID", help="Leave this one change out; the error that stopped capture names it.")
+def capture(settings: Settings, skip: str | None) -> None:
+    """Run the reader: PostgreSQL's WAL into Kafka, until it is told to stop.
+
+    One process reads a slot; a second one waits as its hot standby. Ends with 0 on SIGTERM and SIGINT.
+
+    \b
+    Example: pgherald capture --config pgherald.toml
+    """
+    import threading
+
+    from cdc import capture as reader
+    from cdc.operate import measure
+    from cdc.runtime import health
+    from cdc.runtime.lifecycle import Stop
+
+    stop = Stop().on_signals()
+    if health.serve(settings.metrics.listen, ready=lambda: reader.streaming):
+        threading.Thread(target=measure, args=(settings, stop), name="measure", daemon=True).start()
+    reader.run(settings, stop, skip)
+
+
+@click.command()
+@with_settings
+@click.option("--fix", is_flag=True, help="Apply the remedies that are safe.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def preflight(settings: Settings, fix: bool, as_json: bool) -> None:
+    """Look at every condition: what is wrong, why it matters, the statement that mends it.
+
+    Ends with 1 when there is a fault.
+
+    \b
+    Example: pgherald preflight --fix
+    """
+    from cdc.runtime.findings import Finding, findings
+
+    found: list[dict[str, Any]] = []
+    for part, finding in findings(settings):
+        if fix and finding.fix:
+            finding.fix()
+            finding = Finding("ok", f"{finding.what}: mended by {finding.remedy}")
+        found.append({"part": part, **{name: getattr(finding, name) for name in ("severity", "what", "why", "remedy")}})
+        if not as_json:
+            _print_finding(part, finding)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    sys.exit(1 if any(finding["severity"] == "fault" for finding in found) else 0)
+
+
+def _print_finding(part: str, finding: Any) -> None:
+    mark = {"ok": click.style("ok     ", fg="green"), "warning": click.style("warning", fg="yellow")}
+    click.echo(f"{mark.get(finding.severity, click.style('FAULT  ', fg='red'))} {part}: {finding.what}")
+    if finding.why:
+        click.echo(f"        why: {finding.why}")
+    if finding.remedy:
+        click.echo(f"        do:  {finding.remedy}")
+
+
+@click.group()
+def slot() -> None:
+    """Look at the replication slot, recover from its loss, or drop it."""
+
+
+@slot.command("status")
+@with_settings
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def slot_status(settings: Settings, as_json: bool) -> None:
+    """Tell how far the slot is behind and how far from loss."""
+    from cdc.operate import slot_status as ask
+
+    _print(ask(settings), as_json)
+
+
+@slot.command("recover")
+@with_settings
+@click.confirmation_option(prompt="Make a new slot and publish every row again as `r`?")
+def slot_recover(settings: Settings) -> None:
+    """Start again after the slot was lost: a new epoch, a new slot, every row again as `r`."""
+    from cdc.operate import recover
+
+    epoch = recover(settings)
+    click.echo(f"epoch {epoch} begins: start `pgherald capture`; it makes the slot and publishes every row as r")
+
+
+@slot.command("drop")
+@with_settings
+@click.confirmation_option(prompt="Drop the slot? Changes from now on reach nobody.")
+def slot_drop(settings: Settings) -> None:
+    """Drop the slot, so that PostgreSQL keeps no WAL for it."""
+    from cdc.operate import drop
+
+    click.echo("dropped" if drop(settings) else "there is no such slot")
+
+
+@click.command()
+@with_settings
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def status(settings: Settings, as_json: bool) -> None:
+    """Show one screen: slot, topics, groups, lanes, deliveries by state."""
+    from cdc.runtime.findings import status as ask
+
+    _print(ask(settings), as_json)
+
+
+def _print(answer: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(answer, indent=2, default=str))
+        return
+    for name, value in answer.items():
+        if isinstance(value, list):
+            click.secho(name, bold=True)
+            for row in value:
+                click.echo("  " + "  ".join(f"{key}={item}" for key, item in row.items()))
+        elif isinstance(value, dict):
+            click.secho(name, bold=True)
+            for key, item in value.items():
+                click.echo(f"  {key}: {item}")
+        else:
+            click.echo(f"{name}: {value}")

@@ -1,0 +1,47 @@
+"""How the reader speaks to Kafka: librdkafka's options, and the one table from its errors to ours.
+
+The reader uses librdkafka for all it does, its consumers and operators kafka-python: deploy/decisions/0005.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from confluent_kafka import KafkaError
+
+from cdc.runtime.errors import AccessDenied, BrokerUnavailable, ServiceError
+from cdc.runtime.sections import Kafka
+
+REFUSED = (
+    KafkaError._AUTHENTICATION,
+    KafkaError.SASL_AUTHENTICATION_FAILED,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+)
+
+
+def options(kafka: Kafka) -> dict[str, Any]:
+    """Say how a client connects. TLS is verified: librdkafka checks the chain and the host name by default."""
+    given = {
+        "bootstrap.servers": kafka.bootstrap_servers,
+        "client.id": "pgherald-capture",
+        "security.protocol": kafka.security_protocol,
+        "ssl.ca.location": str(kafka.ssl_ca_file or ""),
+        "ssl.certificate.location": str(kafka.ssl_certificate_file or ""),
+        "ssl.key.location": str(kafka.ssl_key_file or ""),
+        "sasl.mechanism": kafka.sasl_mechanism,
+        "sasl.username": kafka.sasl_username,
+        "sasl.password": kafka.sasl_password.get_secret_value() if kafka.sasl_password else "",
+        "log_level": 0,  # what matters comes as an error; the rest would repeat every second
+    }
+    return {name: value for name, value in given.items() if value not in ("", None)}
+
+
+def classify(error: KafkaError) -> ServiceError:
+    """Tell what an error means for us: refusals stop the process, all else may pass."""
+    if error.code() in REFUSED:
+        hint = "Check kafka.sasl_* and the principal's ACLs; `pgherald preflight` lists what it needs"
+        return AccessDenied(f"Kafka refuses: {error.name()}", hint=hint)
+    return BrokerUnavailable(f"Kafka does not answer: {error.name()}", hint="Check kafka.bootstrap_servers")

@@ -1,0 +1,109 @@
+"""What an operator asks of the slot: how it is, a new start after a loss, its end."""
+
+from __future__ import annotations
+
+import math
+from contextlib import closing
+from typing import Any
+
+import msgspec
+
+from cdc import positions, resume, slot, start
+from cdc.contract.position import format_lsn
+from cdc.contract.topics import positions_topic
+from cdc.publisher import Publisher
+from cdc.runtime import metrics, postgres
+from cdc.runtime.errors import ServiceError, SlotInUse
+from cdc.runtime.lifecycle import Stop
+from cdc.runtime.log import get_logger
+from cdc.runtime.settings import Settings
+from cdc.runtime.topics import wanted
+
+_STATUS = """
+    SELECT slot_name, plugin, active, wal_status, confirmed_flush_lsn::text,
+           pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::bigint,
+           pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint, safe_wal_size
+    FROM pg_replication_slots WHERE slot_name = %s
+"""
+_MEASURE_EVERY_S = 10.0
+_log = get_logger("slot")
+_FIELDS = ("slot", "plugin", "active", "wal_status", "confirmed_lsn", "lag_bytes", "retained_bytes", "safe_wal_bytes")
+
+
+def slot_status(settings: Settings) -> dict[str, Any]:
+    """Tell how the slot is, how far behind, and what position Kafka holds."""
+    found = _slot(settings)
+    record = positions.last_record(settings)
+    position = None
+    if record:
+        position = {
+            "lsn": format_lsn(record.lsn),
+            "index": record.index,
+            "epoch": record.epoch,
+            "snapshot": msgspec.to_builtins(record.snapshot),
+        }
+    return found | {"position": position}
+
+
+def _slot(settings: Settings) -> dict[str, Any]:
+    with closing(start.connect(settings)) as connection, postgres.errors(), closing(connection.cursor()) as cursor:
+        cursor.execute(_STATUS, (settings.source.slot,))
+        row = cursor.fetchone()
+    return dict(zip(_FIELDS, row, strict=True)) if row else {"slot": settings.source.slot, "wal_status": "missing"}
+
+
+def measure(settings: Settings, stop: Stop) -> None:
+    """Keep the slot's gauges up to date until a stop is requested; what can't be asked now is asked again."""
+    while not stop.wait(_MEASURE_EVERY_S):
+        try:
+            found = _slot(settings)
+        except ServiceError as exc:
+            _log.info("slot_not_measured", why=str(exc))
+        else:
+            metrics.slot_lag_bytes.set(found.get("lag_bytes") or 0)
+            # No limit is set where it is null (max_slot_wal_keep_size = -1): the disk is the limit.
+            metrics.slot_safe_wal_bytes.set(_or(found.get("safe_wal_bytes"), math.inf))
+
+
+def _or(value: float | None, otherwise: float) -> float:
+    return otherwise if value is None else value
+
+
+def topics(settings: Settings) -> list[dict[str, Any]]:
+    """Tell how many records each topic ever had (its end offsets, summed)."""
+    from cdc.runtime import kafka  # the reader measures its slot here and has no use for a second client
+
+    names = sorted(wanted(settings))
+    return [{"topic": topic, "end_offset": end} for topic, end in kafka.end_offsets(settings.kafka, names).items()]
+
+
+def drop(settings: Settings) -> bool:
+    """Drop the slot; tell whether it was there. Raises SlotInUse while a process reads it."""
+    with closing(start.connect(settings)) as connection:
+        if not slot.exists(connection, settings.source.slot):
+            return False
+        with postgres.errors(), closing(connection.cursor()) as cursor:
+            cursor.execute("SELECT pg_drop_replication_slot(%s)", (settings.source.slot,))
+    return True
+
+
+def recover(settings: Settings) -> int:
+    """Begin a new epoch: the next start of capture makes a new slot and publishes every row again as `r`.
+
+    Gives the epoch. What was written between the old slot's end and the new slot's begin reaches Kafka as `r` rows
+    only: consumers see the state, not the events. Raises SlotInUse while a process reads the slot.
+    """
+    with closing(start.connect(settings)) as connection:
+        if slot.is_active(connection, settings.source.slot):
+            raise SlotInUse("a process reads the slot", hint="Stop `pgherald capture` first")
+    drop(settings)
+    record = positions.last_record(settings)
+    with closing(slot.Slot(settings.source.dsn.get_secret_value(), settings.source.slot)) as connected:
+        cluster = connected.identify()
+    options = resume.hash_of(start.slot_options(settings))
+    announced = resume.first_record(cluster, options, epoch=record.epoch + 1 if record else 1)
+    with closing(Publisher(settings.kafka, settings.transactional_id, keep_alive=lambda: None)) as publisher:
+        publisher.fence()
+        topic = positions_topic(settings.source.name)
+        publisher.commit(topic, settings.source.slot.encode(), msgspec.json.encode(announced))
+    return announced.epoch

@@ -1,0 +1,123 @@
+"""The reader's side of the positions topic: the topics are there, and the slot's last committed record is found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from typing import TypeVar
+
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka.cimpl import NewTopic
+
+from cdc import librdkafka
+from cdc.contract.position import PositionRecord, decode_record
+from cdc.contract.topics import positions_topic
+from cdc.runtime import topics
+from cdc.runtime.errors import BrokerUnavailable
+from cdc.runtime.sections import Kafka
+from cdc.runtime.settings import Settings
+
+T = TypeVar("T")
+
+_ANSWER_S = 10.0
+#: How far from the end the slot's last record is looked for first; transaction markers count too.
+_TAIL_RECORDS = 200
+
+
+def ensure_topics(settings: Settings) -> list[str]:
+    """Create the topics that are missing, where settings allow it; name those that stay missing.
+
+    Several processes may do so at once. Existing topics are left as they are. Raises BrokerUnavailable, AccessDenied.
+    """
+    refusals: list[KafkaError] = []
+    client = AdminClient(librdkafka.options(settings.kafka) | {"error_cb": _keep_refusals(refusals)})
+    there = _asked(refusals, lambda: client.list_topics(timeout=_ANSWER_S).topics)
+    wanted = topics.wanted(settings)
+    missing = sorted(set(wanted) - set(there))
+    if not missing or not settings.kafka.create_topics:
+        return missing
+    new = [
+        NewTopic(topic.name, topic.partitions, topic.replication_factor, config=topic.configs)
+        for topic in (wanted[name] for name in missing)
+    ]
+    for created in client.create_topics(new, operation_timeout=_ANSWER_S).values():
+        _asked(refusals, created.result, passes=KafkaError.TOPIC_ALREADY_EXISTS)
+    return []
+
+
+def last_record(settings: Settings) -> PositionRecord | None:
+    """Read the slot's newest committed record: from the end of the topic, then further back if need be.
+
+    Raises BrokerUnavailable when the topic can't be read to its end.
+    """
+    topic, key = positions_topic(settings.source.name), settings.source.slot.encode()
+    first, end = _bounds(settings.kafka, TopicPartition(topic, 0))
+    back = _TAIL_RECORDS
+    with closing(Consumer(_reader_options(settings.kafka))) as reader:
+        while end > first:
+            start = max(first, end - back)
+            found = _last_between(reader, TopicPartition(topic, 0, start), end, key)
+            if found is not None or start == first:
+                return decode_record(found) if found else None
+            back *= 10
+    return None
+
+
+def _bounds(kafka: Kafka, partition: TopicPartition) -> tuple[int, int]:
+    """Ask for the first offset and the end, that of open transactions included.
+
+    A transaction is committed before its markers are written, and until then a `read_committed` end stands before it.
+    """
+    refusals: list[KafkaError] = []
+    client = AdminClient(librdkafka.options(kafka) | {"error_cb": _keep_refusals(refusals)})
+
+    def offset(which: OffsetSpec) -> int:
+        asked = client.list_offsets(
+            {partition: which}, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=_ANSWER_S
+        )
+        return int(_asked(refusals, asked[partition].result).offset)
+
+    return offset(OffsetSpec.earliest()), offset(OffsetSpec.latest())  # type: ignore[no-untyped-call]
+
+
+def _reader_options(kafka: Kafka) -> dict[str, object]:
+    return librdkafka.options(kafka) | {
+        "group.id": "pgherald-capture",  # asked for by librdkafka; no group is joined, nothing is committed
+        "enable.auto.commit": False,
+        "isolation.level": "read_committed",
+        "enable.partition.eof": True,
+        "queued.max.messages.kbytes": 1024,
+    }
+
+
+def _last_between(reader: Consumer, start: TopicPartition, end: int, key: bytes) -> bytes | None:
+    """Read to the end; what is committed and not yet marked so is waited for."""
+    reader.assign([start])
+    found = None
+    while True:
+        message = reader.poll(_ANSWER_S)
+        if message is None:
+            raise BrokerUnavailable("the positions topic can't be read to its end")
+        error, value = message.error(), message.value()
+        if error is None:
+            found = bytes(value) if message.key() == key and isinstance(value, bytes) else found
+        elif error.code() != KafkaError._PARTITION_EOF:
+            raise librdkafka.classify(error)
+        elif (message.offset() or 0) >= end:
+            return found
+
+
+def _keep_refusals(refusals: list[KafkaError]) -> Callable[[KafkaError], None]:
+    """Collect why a broker turned us away: the call that waits for it only says that it timed out."""
+    return lambda error: refusals.append(error) if error.code() in librdkafka.REFUSED else None
+
+
+def _asked(refusals: list[KafkaError], ask: Callable[[], T], passes: int | None = None) -> T:
+    try:
+        return ask()
+    except KafkaException as exc:
+        error = exc.args[0]
+        if error.code() == passes:
+            return None  # type: ignore[return-value]
+        raise librdkafka.classify(refusals[0] if refusals else error) from exc

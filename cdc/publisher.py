@@ -1,0 +1,186 @@
+"""The reader's transactional producer: events, and the position that they reach, in one Kafka transaction.
+
+Either both are there for a `read_committed` consumer or neither is; that is what makes a restart exact.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from cdc import librdkafka
+from cdc.contract.event import Event
+from cdc.runtime.errors import BrokerUnavailable, ChangeUndecodable, ServiceError
+from cdc.runtime.log import get_logger
+from cdc.runtime.sections import Kafka
+
+_log = get_logger("publisher")
+
+#: An abandoned transaction holds back every `read_committed` consumer until it times out: keep that short.
+_TRANSACTION_TIMEOUT_S = 15
+#: One blocking call; between two of them the slot gets its feedback.
+_SLICE_S = 1.0
+#: Brokers take 1 MB by default, compressed; nobody sets less than this.
+_WIDE_BYTES = 500_000
+_TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE,)
+
+
+def _too_large(event: Event) -> ChangeUndecodable:
+    """Name the event that the broker does not take: its id, topic and length, never its content."""
+    id_, length_bytes = event.event_id, len(event.value or b"")
+    return ChangeUndecodable(
+        f"the event {id_} of {event.topic} has {length_bytes} bytes, more than the broker takes",
+        hint="Raise max.message.bytes of its topic, leave the wide column out (source.tables.exclude), or pass it with "
+        f"`pgherald capture --skip {id_}`",
+        length_bytes=length_bytes,
+    )
+
+
+class Publisher:
+    """One transaction after the other. Not thread-safe; after an error, make a new one.
+
+    `keep_alive` is called between blocking slices, so that a slow broker never costs the slot its connection.
+    """
+
+    def __init__(self, kafka: Kafka, transactional_id: str, keep_alive: Callable[[], None]) -> None:
+        self._keep_alive = keep_alive
+        self._refusal: KafkaError | None = None
+        #: Large events of the open transaction, to name the one that the broker does not take.
+        self._wide: list[Event] = []
+        self._rejected: Event | None = None
+        self._holds = False
+        self._producer = Producer(self._options(kafka, transactional_id))
+        #: When the open transaction began (monotonic clock); None while none is open.
+        self.began_at: float | None = None
+        self.events = 0
+        self.size_bytes = 0
+
+    def _options(self, kafka: Kafka, transactional_id: str) -> dict[str, Any]:
+        return librdkafka.options(kafka) | {
+            "transactional.id": transactional_id,
+            "transaction.timeout.ms": _TRANSACTION_TIMEOUT_S * 1000,
+            "linger.ms": 5,
+            "batch.size": 1_000_000,
+            "batch.num.messages": 10_000,
+            "queue.buffering.max.messages": 200_000,
+            "queue.buffering.max.kbytes": 16_384,
+            "message.max.bytes": 16_000_000,  # what fits the queue; how much it takes is for the broker to say
+            "compression.type": "lz4",
+            "partitioner": "murmur2_random",  # as Java's producers: a key keeps its partition for other writers too
+            "delivery.report.only.error": True,
+            "on_delivery": self._on_rejected,
+            "error_cb": self._on_error,
+        }
+
+    def fence(self) -> None:
+        """Take the transactional id over: a former holder's open transaction is aborted, its later ones fail.
+
+        Call only while holding the slot, or a standby would fence the healthy reader.
+        """
+        if not self._holds:
+            self._in_slices(lambda: self._producer.init_transactions(_SLICE_S))
+            self._holds = True
+
+    def publish(self, events: Iterable[Event]) -> None:
+        """Add the records of one change to the open transaction, or open one."""
+        for event in events:
+            if self.began_at is None:
+                self._call(self._producer.begin_transaction)
+                self.began_at = time.monotonic()
+            self._produce(event)
+            self.events += 1
+            size_bytes = len(event.value or b"")
+            self.size_bytes += size_bytes
+            if size_bytes > _WIDE_BYTES:
+                self._wide.append(event)
+        self._producer.poll(0)
+
+    def commit(self, topic: str, key: bytes, position: bytes) -> None:
+        """End the open transaction with a position record; begin one if none is open.
+
+        A crash before it: nothing of it is visible, the slot gives the changes again. A crash after it: the position
+        says that they are there, and the restart skips them.
+        """
+        if self.began_at is None:
+            self._call(self._producer.begin_transaction)
+        self._produce(Event(topic, key, position, [], "", "position"))
+        self._in_slices(lambda: self._producer.commit_transaction(_SLICE_S))
+        self.began_at = None
+        self.events = self.size_bytes = 0
+        self._wide.clear()
+
+    def close(self) -> None:
+        """Drop what is not committed; the transaction is aborted where the broker can be asked."""
+        if self.began_at is not None:
+            try:
+                self._producer.abort_transaction(_SLICE_S)
+            except KafkaException as exc:
+                _log.info("abort_failed", error=exc.args[0].name())
+        self._producer.purge()
+
+    def _produce(self, event: Event) -> None:
+        topic, key, value, headers, _, _ = event
+        while True:
+            try:
+                self._producer.produce(topic, value=value, key=key, headers=list(headers))
+            except BufferError:
+                # The queue is full: reading stops here, feedback does not.
+                self._keep_alive()
+                self._producer.poll(0.1)
+                self._check()
+            except KafkaException as exc:
+                if exc.args[0].code() in _TOO_LARGE:
+                    raise _too_large(event) from exc
+                raise self._classify(exc.args[0]) from exc
+            else:
+                return
+
+    def _in_slices(self, call: Callable[[], object]) -> None:
+        """Repeat a call that may time out; librdkafka continues the same operation each time."""
+        while True:
+            try:
+                call()
+            except KafkaException as exc:
+                if not exc.args[0].retriable():
+                    raise self._classify(exc.args[0]) from exc
+                self._check()
+            else:
+                return
+            finally:
+                self._keep_alive()
+
+    def _call(self, call: Callable[[], object]) -> None:
+        try:
+            call()
+        except KafkaException as exc:
+            raise self._classify(exc.args[0]) from exc
+
+    def _check(self) -> None:
+        if self._refusal is not None:
+            raise self._classify(self._refusal)
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.code() in librdkafka.REFUSED:
+            self._refusal = error
+        else:
+            _log.warning("kafka_unreachable", error=error.name())
+
+    def _on_rejected(self, error: KafkaError | None, message: Message) -> None:
+        if error is None or error.code() not in (*librdkafka.REFUSED, *_TOO_LARGE):
+            return
+        self._refusal = error
+        place, size_bytes = (message.topic(), message.key()), len(message.value() or b"")
+        same = (e for e in self._wide if (e.topic, e.key) == place and len(e.value or b"") == size_bytes)
+        self._rejected = next(same, None)
+
+    def _classify(self, error: KafkaError) -> ServiceError:
+        """Fenced, expired or failed transactions are all mended by a new producer behind the slot's lock."""
+        error = self._refusal or error
+        if error.code() in librdkafka.REFUSED:
+            return librdkafka.classify(error)
+        if error.code() in _TOO_LARGE and self._rejected:
+            return _too_large(self._rejected)
+        return BrokerUnavailable(f"Kafka took the transaction away: {error.name()}")

@@ -1,0 +1,277 @@
+"""From a change to the records that it becomes: topic, key, envelope, headers, event id. Pure.
+
+The envelope is put together from bytes: column names, types and the constant parts of `source` are rendered once a
+table, values only where wal2json's JSON is not already what Debezium would write.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import msgspec
+
+from cdc import __version__
+from cdc.contract.envelope import (
+    HEADER_EVENT_ID,
+    HEADER_NEW_KEY,
+    HEADER_NOTIFY,
+    HEADER_OLD_KEY,
+    HEADER_SCHEMA,
+    SCHEMA_VERSION,
+)
+from cdc.contract.event import Event, Headers
+from cdc.contract.position import Position, event_id, parse_lsn
+from cdc.contract.topics import message_topic
+from cdc.relation import Relation
+from cdc.rows import TablePlan
+from cdc.runtime.fields import TableName
+from cdc.wal2json import Begin, Change, Commit, Delete, Insert, Message, RowChange, Truncate, Update
+
+_json = msgspec.json.encode
+_UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+#: The prefix of messages that are for pgherald: read, never published.
+OWN_PREFIX = "pgherald"
+
+
+@dataclass(slots=True)
+class _Transaction:
+    """The transaction whose lines are being read."""
+
+    xid: int
+    commit_us: int
+    #: The commit before it, which Debezium writes into `source.sequence`.
+    previous_lsn: int | None
+    first_lsn: int | None = None
+    events: int = 0
+    events_of_table: dict[str, int] = field(default_factory=dict)
+    notify: bool = True
+
+
+def microseconds(timestamp: str) -> int:
+    """Read wal2json's commit timestamp (UTC, `+00`) as microseconds since 1970."""
+    since = datetime.fromisoformat(timestamp + ":00") - _UNIX_EPOCH
+    return (since.days * 86400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+class Router:
+    """Turns the lines of the slot, in order, into records. Keeps the open transaction and the tables' plans, no more.
+
+    Every line must pass through `events`, also those already published: order numbers and flags depend on them.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        database: str,
+        epoch: int,
+        plan_of: Callable[[TableName, Relation | None], TablePlan],
+        reread: Callable[[TableName], Relation | None],
+    ) -> None:
+        self._name = name
+        self._database = database
+        self._epoch = epoch
+        self._plan_of = plan_of
+        self._reread = reread
+        self._plans: dict[tuple[str, str], TablePlan] = {}
+        self._open: _Transaction | None = None
+        self._last_commit_lsn: int | None = None
+
+    @property
+    def commit_us(self) -> int:
+        """When the open transaction was committed, in microseconds since 1970; 0 outside of one."""
+        return self._open.commit_us if self._open else 0
+
+    def events(self, change: Change, position: Position, now_ns: int) -> list[Event]:
+        """Give the records of one line: none for B, C and messages of our own, three for a key change."""
+        if isinstance(change, RowChange):
+            return list(self._row_events(change, position, now_ns))
+        if isinstance(change, Begin):
+            self._open = _Transaction(change.xid, microseconds(change.timestamp), self._last_commit_lsn)
+        elif isinstance(change, Commit):
+            self._last_commit_lsn = parse_lsn(change.nextlsn)
+            self._open = None
+        elif isinstance(change, Truncate):
+            return [self._truncate(change, position, now_ns)]
+        elif isinstance(change, Message):
+            return self._message(change, position, now_ns)
+        return []
+
+    def _row_events(self, change: RowChange, position: Position, now_ns: int) -> Iterator[Event]:
+        plan = self._plan(change)
+        before, after = plan.rows(change)
+        key, old_key = plan.keys(change)
+        if isinstance(change, Update) and old_key is not None and old_key != key:
+            yield from self._key_change(plan, change, position, now_ns, (before, after), (key, old_key))
+            return
+        op = "c" if isinstance(change, Insert) else "u" if isinstance(change, Update) else "d"
+        id_ = event_id(self._name, self._epoch, position)
+        yield self._event(plan, change.lsn, op, key, (before, after), id_, [], now_ns)
+        if isinstance(change, Delete) and key is not None:
+            yield Event(plan.topic, key, None, self._headers(id_), plan.title, "tombstone")
+
+    def _key_change(
+        self,
+        plan: TablePlan,
+        change: RowChange,
+        position: Position,
+        now_ns: int,
+        rows: tuple[bytes, bytes],
+        keys: tuple[bytes | None, bytes],
+    ) -> Iterator[Event]:
+        """Let consumers forget the old key and learn the new one, each knowing of the other (as Debezium does)."""
+        key, old_key = keys
+        id_ = event_id(self._name, self._epoch, position)
+        moved: Headers = [(HEADER_NEW_KEY, key or b"")]
+        yield self._event(plan, change.lsn, "d", old_key, (plan.old_row(change), b"null"), f"{id_}:d", moved, now_ns)
+        yield Event(plan.topic, old_key, None, self._headers(f"{id_}:d") + moved, plan.title, "tombstone")
+        came: Headers = [(HEADER_OLD_KEY, old_key)]
+        yield self._event(plan, change.lsn, "c", key, (b"null", rows[1]), f"{id_}:c", came, now_ns)
+
+    def _truncate(self, change: Truncate, position: Position, now_ns: int) -> Event:
+        plan = self._plan(change)
+        id_ = event_id(self._name, self._epoch, position)
+        return self._event(plan, change.lsn, "t", None, (b"null", b"null"), id_, [], now_ns)
+
+    def _plan(self, change: RowChange | Truncate) -> TablePlan:
+        """Find the plan that fits this line; the catalog is read again when the line's shape is a new one."""
+        place = (change.schema, change.table)
+        plan = self._plans.get(place)
+        if plan is None or (isinstance(change, RowChange) and not plan.fits(change)):
+            name = TableName(*place)
+            plan = self._plan_of(name, self._reread(name))
+            if isinstance(change, RowChange) and not plan.fits(change):
+                # The catalog is ahead of this line, or the table is gone: the line itself says what it holds.
+                plan = plan.as_in(change)
+            self._plans[place] = plan
+        return plan
+
+    def _event(
+        self,
+        plan: TablePlan,
+        lsn: str,
+        op: str,
+        key: bytes | None,
+        rows: tuple[bytes, bytes],
+        id_: str,
+        headers: Headers,
+        now_ns: int,
+    ) -> Event:
+        value = b"".join(
+            (
+                b'{"before":%b,"after":%b,"source":' % rows,
+                self._source(plan.source_tail, parse_lsn(lsn)),
+                b',"transaction":%b,"op":"%b",' % (self._order(plan.title, parse_lsn(lsn)), op.encode()),
+                clock_json(now_ns),
+                b"}",
+            )
+        )
+        return Event(plan.topic, key, value, self._headers(id_) + headers, plan.title, op)
+
+    def _headers(self, id_: str) -> Headers:
+        headers = [(HEADER_EVENT_ID, id_.encode()), (HEADER_SCHEMA, SCHEMA_VERSION)]
+        if self._open and not self._open.notify:
+            headers.append((HEADER_NOTIFY, b"0"))
+        return headers
+
+    def _source(self, tail: bytes, lsn: int) -> bytes:
+        opened = self._open
+        previous = opened.previous_lsn if opened else self._last_commit_lsn
+        return source_json(
+            self._name,
+            self._database,
+            tail,
+            micros=opened.commit_us if opened else 0,
+            snapshot="false",
+            sequence=(previous, lsn),
+            xid=opened.xid if opened else None,
+        )
+
+    def _order(self, title: str, lsn: int) -> bytes:
+        """Count the event in its transaction; Debezium names a transaction by its id and its first event's LSN."""
+        opened = self._open
+        if opened is None:
+            return b"null"
+        if opened.first_lsn is None:
+            opened.first_lsn = lsn
+        opened.events += 1
+        of_table = opened.events_of_table[title] = opened.events_of_table.get(title, 0) + 1
+        return b'{"id":"%d:%d","total_order":%d,"data_collection_order":%d}' % (
+            opened.xid,
+            opened.first_lsn,
+            opened.events,
+            of_table,
+        )
+
+    def _message(self, change: Message, position: Position, now_ns: int) -> list[Event]:
+        if change.prefix == OWN_PREFIX:
+            self._read_own(change)
+            return []
+        inside = self._open if change.transactional else None
+        lsn = parse_lsn(change.lsn)
+        source = source_json(
+            self._name,
+            self._database,
+            b'"schema":"","table":""',
+            micros=inside.commit_us if inside else now_ns // 1000,
+            snapshot="false",
+            sequence=(inside.previous_lsn if inside else self._last_commit_lsn, lsn),
+            xid=inside.xid if inside else None,
+        )
+        content = base64.b64encode(change.content.encode()).decode()
+        value = b'{"op":"m","ts_ms":%d,"source":%b,"transaction":%b,"message":%b}' % (
+            now_ns // 1_000_000,
+            source,
+            self._order("message", lsn) if inside else b"null",
+            _json({"prefix": change.prefix, "content": content}),
+        )
+        id_ = event_id(self._name, self._epoch, position)
+        key = _json({"prefix": change.prefix})
+        return [Event(message_topic(self._name), key, value, self._headers(id_), "message", "m")]
+
+    def _read_own(self, change: Message) -> None:
+        """Obey `{"notify": false}` to the end of its transaction; any role may write messages, so nothing else."""
+        try:
+            said = msgspec.json.decode(change.content)
+        except msgspec.MsgspecError:
+            return
+        if self._open and change.transactional and isinstance(said, dict) and said.get("notify") is False:
+            self._open.notify = False
+
+
+def clock_json(now_ns: int) -> bytes:
+    """Write when the reader made the envelope."""
+    return b'"ts_ms":%d,"ts_us":%d,"ts_ns":%d' % (now_ns // 1_000_000, now_ns // 1_000, now_ns)
+
+
+def source_json(
+    name: str,
+    database: str,
+    tail: bytes,
+    *,
+    micros: int,
+    snapshot: str,
+    sequence: tuple[int | None, int],
+    xid: int | None,
+) -> bytes:
+    """Write the envelope's `source`; `tail` is the rendered schema and table."""
+    previous, lsn = sequence
+    order = f'["{previous}","{lsn}"]' if previous is not None else f'[null,"{lsn}"]'
+    return (
+        b'{"version":"%b","connector":"postgresql","name":%b,"ts_ms":%d,"snapshot":"%b","db":%b,"sequence":%b,'
+        b'"ts_us":%d,"ts_ns":%d,%b,"txId":%b,"lsn":%d,"xmin":null,"origin":null,"origin_lsn":null}'
+    ) % (
+        __version__.encode(),
+        _json(name),
+        micros // 1000,
+        snapshot.encode(),
+        _json(database),
+        _json(order),
+        micros,
+        micros * 1000,
+        tail,
+        b"null" if xid is None else b"%d" % xid,
+        lsn,
+    )

@@ -1,0 +1,1 @@
+"""How a process of pgherald lives: settings, errors, log, metrics, connections, the command line."""

@@ -1,0 +1,54 @@
+"""What `pgherald preflight` and `pgherald status` are made of: each part of pgherald adds its own, by entry points."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any, Literal
+
+from cdc.runtime.errors import ServiceError
+from cdc.runtime.settings import Settings
+
+#: Entry points: Settings -> Findings.
+PREFLIGHT = "pgherald.preflight"
+#: Entry points: Settings -> what stands under the entry's name in `pgherald status --json`.
+STATUS = "pgherald.status"
+
+Severity = Literal["ok", "warning", "fault"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One condition, looked at."""
+
+    severity: Severity
+    #: What was looked at, and how it is.
+    what: str
+    #: Why it matters.
+    why: str = ""
+    #: The statement or command that mends it.
+    remedy: str = ""
+    #: Mends it, where that is safe to do unasked of anyone but `--fix`.
+    fix: Callable[[], None] | None = None
+
+
+def findings(settings: Settings) -> Iterable[tuple[str, Finding]]:
+    """Run every check, part by part; a part that can't be reached is a fault of its own."""
+    for entry in sorted(entry_points(group=PREFLIGHT), key=lambda entry: entry.name):
+        try:
+            for finding in entry.load()(settings):
+                yield entry.name, finding
+        except ServiceError as exc:
+            yield entry.name, Finding("fault", exc.message, remedy=exc.hint)
+
+
+def status(settings: Settings) -> dict[str, Any]:
+    """Ask every part how it is; a part that can't answer says why."""
+    answers: dict[str, Any] = {}
+    for entry in entry_points(group=STATUS):
+        try:
+            answers[entry.name] = entry.load()(settings)
+        except ServiceError as exc:
+            answers[entry.name] = {"error": str(exc)}
+    return answers

@@ -1,0 +1,146 @@
+"""Kafka through kafka-python: topics, offsets, a consumer's connection. The reader has librdkafka for all it does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka import errors as kafka_errors
+from kafka.admin import NewTopic
+from kafka.coordinator.assignors.range import RangePartitionAssignor
+
+from cdc.runtime import topics
+from cdc.runtime.errors import AccessDenied, BrokerUnavailable, FatalError, ServiceError
+from cdc.runtime.sections import Kafka
+from cdc.runtime.settings import Settings
+
+_REFUSED = (
+    kafka_errors.SaslAuthenticationFailedError,
+    kafka_errors.TopicAuthorizationFailedError,
+    kafka_errors.GroupAuthorizationFailedError,
+    kafka_errors.ClusterAuthorizationFailedError,
+    kafka_errors.TransactionalIdAuthorizationFailedError,
+    kafka_errors.UnsupportedSaslMechanismError,
+)
+#: What kafka-python says when no broker answers in time, whatever it was asked.
+_UNREACHABLE = (
+    kafka_errors.NoBrokersAvailable,
+    kafka_errors.UnrecognizedBrokerVersion,
+    kafka_errors.KafkaTimeoutError,
+    kafka_errors.NodeNotReadyError,
+)
+
+
+#: What brokers send at most (their socket.request.max.bytes); a fetch is bounded by the one below, save for one record.
+_FRAME_MAX_BYTES = 104_857_600
+_FETCH_MAX_BYTES = 8_388_608
+
+
+@contextmanager
+def errors() -> Iterator[None]:
+    """Turn kafka-python's errors into ours, `from` the cause."""
+    try:
+        yield
+    except kafka_errors.KafkaError as exc:
+        raise classify(exc) from exc
+
+
+def classify(exc: kafka_errors.KafkaError) -> ServiceError:
+    """Tell what a client's error means for us."""
+    name = type(exc).__name__
+    if isinstance(exc, _REFUSED):
+        hint = "Check kafka.sasl_* and the principal's ACLs; `pgherald preflight` lists what it needs"
+        return AccessDenied(f"Kafka refuses: {name}", hint=hint)
+    if isinstance(exc, _UNREACHABLE) or exc.retriable:
+        return BrokerUnavailable(f"Kafka does not answer: {name}", hint="Check kafka.bootstrap_servers")
+    return FatalError(f"Kafka: {name}", hint="See `pgherald preflight`")
+
+
+def client_options(kafka: Kafka) -> dict[str, Any]:
+    """Say how kafka-python connects. TLS is verified: the host name and the chain."""
+    options: dict[str, Any] = {
+        "bootstrap_servers": kafka.bootstrap_servers.split(","),
+        "security_protocol": kafka.security_protocol,
+        "client_id": "pgherald",
+        # kafka-python takes frames of 1 MB by default, and asks for fetches of 50: each backlog would cost connections.
+        "receive_message_max_bytes": _FRAME_MAX_BYTES,
+        "ssl_cafile": _text(kafka.ssl_ca_file),
+        "ssl_certfile": _text(kafka.ssl_certificate_file),
+        "ssl_keyfile": _text(kafka.ssl_key_file),
+    }
+    if kafka.sasl_mechanism:
+        options["sasl_mechanism"] = kafka.sasl_mechanism
+        options["sasl_plain_username"] = kafka.sasl_username
+        options["sasl_plain_password"] = kafka.sasl_password.get_secret_value() if kafka.sasl_password else ""
+    return options
+
+
+def _text(path: object) -> str | None:
+    return str(path) if path else None
+
+
+def admin(kafka: Kafka) -> KafkaAdminClient:
+    """Open an admin client. Raises BrokerUnavailable or AccessDenied."""
+    with errors():
+        return KafkaAdminClient(**client_options(kafka))
+
+
+def consumer(kafka: Kafka, group_id: str | None, **options: Any) -> KafkaConsumer:
+    """Open a consumer that reads committed records only, commits only what it is told and never guesses an offset.
+
+    No deserializers: a record that does not decode must reach our code, not end the client's iterator for good.
+    """
+    fixed = {
+        "group_id": group_id,
+        "enable_auto_commit": False,
+        "auto_offset_reset": "none",
+        "isolation_level": "read_committed",
+        "partition_assignment_strategy": [RangePartitionAssignor],
+        "allow_auto_create_topics": False,
+        "fetch_max_bytes": _FETCH_MAX_BYTES,
+        "metadata_max_age_ms": 10_000,  # a topic or partition that appears later is seen within this
+    }
+    with errors():
+        return KafkaConsumer(**client_options(kafka), **fixed, **options)
+
+
+def end_offsets(kafka: Kafka, names: list[str]) -> dict[str, int]:
+    """Sum each topic's end offsets over its partitions; a topic that is not there has 0."""
+    with closing(consumer(kafka, None)) as client, errors():
+        partitions = [
+            TopicPartition(topic, number) for topic in names for number in client.partitions_for_topic(topic) or ()
+        ]
+        ends = client.end_offsets(partitions) if partitions else {}
+    return {topic: sum(end for partition, end in ends.items() if partition.topic == topic) for topic in names}
+
+
+def group_lag(kafka: Kafka, group: str) -> dict[str, int]:
+    """Tell how many members' partitions a group has offsets of, and how many records it has not read yet."""
+    with closing(admin(kafka)) as client, errors():
+        committed = client.list_consumer_group_offsets(group)
+    with closing(consumer(kafka, None)) as reader, errors():
+        ends = reader.end_offsets(list(committed)) if committed else {}
+    return {"partitions": len(committed), "lag": sum(ends[at] - offset.offset for at, offset in committed.items())}
+
+
+def _new(topic: topics.Topic) -> NewTopic:
+    return NewTopic(topic.name, topic.partitions, topic.replication_factor, topic_configs=topic.configs)
+
+
+def ensure_topics(settings: Settings) -> list[str]:
+    """Create the topics that are missing, where settings allow it; name those that stay missing.
+
+    Several processes may do so at once. Existing topics are left as they are.
+    """
+    with closing(admin(settings.kafka)) as client, errors():
+        wanted = topics.wanted(settings)
+        missing = sorted(set(wanted) - set(client.list_topics()))
+        if not missing or not settings.kafka.create_topics:
+            return missing
+        try:
+            client.create_topics([_new(wanted[name]) for name in missing], timeout_ms=10_000)
+        except kafka_errors.TopicAlreadyExistsError:
+            return sorted(set(missing) - set(client.list_topics()))
+        return []

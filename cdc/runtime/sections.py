@@ -1,0 +1,256 @@
+"""The sections of the settings file, each with its own bounds. Secrets also come from files (`KEY_file`)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    model_validator,
+)
+
+from cdc.runtime.fields import Duration, Rate, SettingsPath, Table, parse_duration, settings_folder
+
+#: Names that stand in topics, groups, event ids and lanes: nothing there needs quoting or parsing apart.
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+_EVENT_KIND = re.compile(r"created|deleted|changed:.+")
+
+
+def _as_list(given: Any) -> Any:
+    return [given] if isinstance(given, str) else given
+
+
+#: One secret or several, newest first: all are accepted, the first one signs.
+Secrets = Annotated[list[SecretStr], BeforeValidator(_as_list), Field(min_length=1)]
+#: The path of one secret, or of several.
+SecretFile = str | list[str] | None
+
+
+class Section(BaseModel):
+    """A table of the settings file. Reads `KEY_file` into `KEY`, so that no secret need stand in the file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_secret_files(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return dict(_with_secrets(cls, given))
+
+
+def _with_secrets(section: type[Section], given: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in given.items():
+        yield key, value
+        target = key.removesuffix("_file")
+        field = section.model_fields.get(target)
+        if target == key or field is None or not value:
+            continue
+        if given.get(target):
+            raise ValueError(f"{target} and {key} exclude each other: keep one")
+        yield target, _read_secret(value)
+
+
+def _read_secret(value: Any) -> Any:
+    """Read one secret a file; a list of files gives a list, newest first (key rotation)."""
+    if isinstance(value, list):
+        return [_read_secret(item) for item in value]
+    path = settings_folder.get() / Path(value).expanduser()
+    try:
+        return path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ValueError(f"can't read the secret in {path}: {type(exc).__name__}") from exc
+
+
+class SourceTable(Section):
+    """One captured table, and which of its columns leave the reader."""
+
+    name: Table
+    exclude: list[str] = []
+    allow: list[str] = []
+    hash: list[str] = []
+    mask: list[str] = []
+
+
+class Source(Section):
+    """The PostgreSQL database that is read."""
+
+    name: Name
+    dsn: SecretStr
+    dsn_file: SecretFile = None
+    slot: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,63}$")] = "pgherald"
+    snapshot: Literal["initial", "never"] = "initial"
+    hash_key: SecretStr | None = None
+    hash_key_file: SecretFile = None
+    tables: Annotated[list[SourceTable], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _check_tables(self) -> Self:
+        names = [table.name for table in self.tables]
+        for twice in {str(name) for name in names if names.count(name) > 1}:
+            raise ValueError(f"tables: {twice} stands twice")
+        if self.hash_key is None and any(table.hash for table in self.tables):
+            raise ValueError("hash_key_file: columns under hash need a key")
+        return self
+
+
+class Kafka(Section):
+    """The Kafka cluster."""
+
+    bootstrap_servers: Annotated[str, StringConstraints(min_length=3)]
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    sasl_username: str = ""
+    sasl_password: SecretStr | None = None
+    sasl_password_file: SecretFile = None
+    ssl_ca_file: SettingsPath | None = None
+    ssl_certificate_file: SettingsPath | None = None
+    ssl_key_file: SettingsPath | None = None
+    partitions: Annotated[int, Field(ge=1, le=1000)] = 6
+    replication_factor: Annotated[int, Field(ge=1, le=15)] = 1
+    create_topics: bool = True
+    retention: Duration = parse_duration("7d")
+    transactional_id: str = ""
+
+
+class Ledger(Section):
+    """Where deliveries are kept; an empty dsn means the source's database."""
+
+    dsn: SecretStr = SecretStr("")
+    dsn_file: SecretFile = None
+    retention_days: Annotated[int, Field(ge=1)] = 30
+
+
+class Consume(Section):
+    """How consumers take work."""
+
+    max_backlog: Annotated[int, Field(ge=1)] = 1_000_000
+    #: A final dot needs 5 s of it, and it is renewed every quarter.
+    lease: Annotated[Duration, Field(ge=timedelta(seconds=8))] = parse_duration("60s")
+
+
+class Templates(Section):
+    """Where the templates lie."""
+
+    path: Annotated[SettingsPath, Field(validate_default=True)] = Path("templates")
+
+
+class Metrics(Section):
+    """Where /metrics, /live and /ready are served; empty: nowhere."""
+
+    listen: Annotated[str, StringConstraints(pattern=r"^$|^.+:\d{1,5}$")] = ""
+
+
+class User(Section):
+    """How a row is read as a user: the names of its columns, or empty."""
+
+    email: str = "email"
+    name: str = ""
+    locale: str = ""
+    plan: str = ""
+
+
+class Smtp(Section):
+    """The mail relay."""
+
+    host: Annotated[str, StringConstraints(min_length=1)]
+    port: Annotated[int, Field(ge=1, le=65535)] = 587
+    security: Literal["starttls", "tls", "none"] = "starttls"
+    ca_file: SettingsPath | None = None
+    username: str = ""
+    password: SecretStr | None = None
+    password_file: SecretFile = None
+    connections: Annotated[int, Field(ge=1, le=256)] = 8
+    rate: Rate = None
+    sender: Annotated[str, StringConstraints(min_length=3)]
+    envelope_from: str = ""
+
+    @model_validator(mode="after")
+    def _plain_only_on_this_machine(self) -> Self:
+        if self.security == "none" and not _is_loopback(self.host):
+            raise ValueError('security: "none" is for a relay on 127.0.0.1; use "starttls" or "tls"')
+        return self
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or re.fullmatch(r"127(\.\d{1,3}){3}", host) is not None
+
+
+class Links(Section):
+    """The signed links in mails."""
+
+    base_url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s?#]+$")]
+    secret: Secrets
+    secret_file: SecretFile = None
+    max_age: Duration = parse_duration("48h")
+
+
+class Rule(Section):
+    """On this event, when this holds, do that: one mail or one service call."""
+
+    name: Name
+    table: Table | None = None
+    on: Annotated[list[str], BeforeValidator(_as_list)]
+    when: str = ""
+    mail: Name | None = None
+    services: Literal["plans"] | None = None
+    max_age: Duration | None = None
+    in_doubt: Literal["leave", "resend"] = "leave"
+    attempts: Annotated[int, Field(ge=1)] = 12
+    give_up: Duration = parse_duration("3d")
+    backoff_first: Duration = parse_duration("5s")
+    backoff_max: Duration = parse_duration("1h")
+    include_snapshot: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for kind in self.on:
+            if not _EVENT_KIND.fullmatch(kind):
+                raise ValueError(f"on: {kind!r} is none of created, deleted, changed:COLUMN")
+        if not self.on:
+            raise ValueError("on: names no event")
+        if (self.mail is None) == (self.services is None):
+            raise ValueError('say what to do: mail = "TEMPLATE" or services = "plans"')
+        return self
+
+    @property
+    def oldest(self) -> timedelta | None:
+        """How old an event may be when it is planned: a mail's is a day unless the rule says otherwise."""
+        return self.max_age or (parse_duration("24h") if self.mail else None)
+
+    @property
+    def consumer(self) -> str:
+        """The consumer that this rule belongs to."""
+        return "mail" if self.mail else "services"
+
+
+class Service(Section):
+    """A dependent service that is called."""
+
+    url: str
+    secret: Secrets
+    secret_file: SecretFile = None
+    allow_private: bool = False
+    ca_file: SettingsPath | None = None
+    timeout: Duration = parse_duration("15s")
+    rate: Rate = None
+    connections: Annotated[int, Field(ge=1, le=256)] = 4
+
+    @model_validator(mode="after")
+    def _check_url(self) -> Self:
+        url = urlsplit(self.url)
+        if url.scheme not in ("https", "http") or not url.hostname or url.username:
+            raise ValueError("url: an https address without a user in it")
+        if url.scheme == "http" and not self.allow_private:
+            raise ValueError("url: plain http only with allow_private = true")
+        return self

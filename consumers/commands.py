@@ -1,0 +1,109 @@
+"""The consumers' commands: consume, check, preview, ledger; those of the operator are in operate.py.
+
+Each imports what it needs when it runs: a mailer holds no HTTP client, a list no Kafka client.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cdc.runtime.cli import with_settings
+from cdc.runtime.errors import ServiceError
+from cdc.runtime.lifecycle import Stop
+from cdc.runtime.settings import Settings
+from consumers.operate import deliveries, lanes
+
+__all__ = ["check", "consume", "deliveries", "lanes", "ledger", "preview"]
+
+
+@click.command()
+@click.argument("name")
+@with_settings
+def consume(settings: Settings, name: str) -> None:
+    """Run one consumer: `mail` takes the rules with mail, `services` those with services.
+
+    It reads events from Kafka, plans deliveries in the ledger and performs them, until SIGTERM or SIGINT. Start it
+    twice and the two share the work; kill it and no delivery is lost.
+
+    \b
+    pgherald consume mail
+    pgherald consume services
+    """
+    from consumers.process import consume as run
+
+    run(settings, name, Stop().on_signals())
+
+
+@click.command()
+@with_settings
+def check(settings: Settings) -> None:
+    """Check settings, rules, and every template in every locale against its sample, with no server.
+
+    Ends with 1 when there is a fault.
+    """
+    from consumers.mail import preview as mail
+
+    faults = [*_setup_faults(settings), *map(str, mail.check(settings))]
+    for fault in faults:
+        click.echo(fault, err=True)
+    if faults:
+        sys.exit(1)
+    click.echo("settings, rules and templates are in order")
+
+
+def _setup_faults(settings: Settings) -> Iterator[str]:
+    """Make what the consumers make at their start; nothing of it opens a connection."""
+    from consumers.rules import Rules
+    from consumers.services.effect import ServiceEffect
+
+    for consumer in sorted({rule.consumer for rule in settings.rules}):
+        yield from _fault(lambda consumer=consumer: Rules(settings, consumer))  # type: ignore[misc]
+    yield from _fault(lambda: ServiceEffect(settings).close())
+
+
+def _fault(make: Callable[[], object]) -> list[str]:
+    try:
+        make()
+    except ServiceError as exc:
+        return [str(exc)]
+    return []
+
+
+@click.command()
+@click.argument("template")
+@click.option("--locale", default="", help="The user's locale; without it the template's default.")
+@click.option(
+    "--sample", type=click.Path(exists=True, path_type=Path), help="An event; default: the template's sample."
+)
+@click.option("--open", "in_browser", is_flag=True, help="Show the HTML part in a browser.")
+@with_settings
+def preview(settings: Settings, **given: Any) -> None:
+    """Show what a mail will be: headers, text and HTML, from a sample event. Sends nothing.
+
+    \b
+    pgherald preview welcome
+    pgherald preview verify --locale fr --open
+    """
+    from consumers.mail import preview as mail
+
+    mail.preview(settings, **given)
+
+
+@click.group()
+def ledger() -> None:
+    """Look after the ledger's tables."""
+
+
+@ledger.command("migrate")
+@with_settings
+def ledger_migrate(settings: Settings) -> None:
+    """Make or update the schema `pgherald`. Consumers do so too when they start, if their role may."""
+    from consumers.migrations import migrate
+
+    applied = migrate(settings.ledger_dsn)
+    click.echo("\n".join(applied) if applied else "the ledger is up to date")

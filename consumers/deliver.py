@@ -1,0 +1,201 @@
+"""Loop 2: claim due deliveries from the ledger, perform their effects, record what became of them.
+
+    until stop: renew our leases; take back expired ones; claim; hand to the workers
+    worker:     effect -> outcome -> mark, which promotes the next of the queue
+
+Order of the end: no more claims; what no worker began goes back; what is running ends, while its leases are renewed;
+then the marks' writer ends, which all of these need.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from queue import Empty, SimpleQueue
+
+from cdc.runtime.errors import FatalError, RetryableError, ServiceError
+from cdc.runtime.lifecycle import Stop
+from cdc.runtime.log import get_logger
+from consumers import journal, outcome
+from consumers.delivery import Delivery, Mark
+from consumers.lanes import Lanes
+from consumers.ledger import Ledger
+from consumers.marks import Marks
+from consumers.outcome import GivenBack, Outcome, Pause, Retry, Sent
+from consumers.patience import Patience
+from consumers.rules import Rules
+
+#: Performs one delivery; calls its second argument right before the point of no return; returns the ledger's result.
+Effect = Callable[[Delivery, Callable[[], None]], dict[str, object]]
+
+#: How long what is running may take to end after a stop request.
+GRACE_S = 20.0
+_log = get_logger("deliver")
+
+
+class Deliver:
+    """The deliveries of one process. `run` is for one thread, `work` for as many as `workers` says."""
+
+    def __init__(
+        self, *, ledger: Ledger, marks: Marks, effect: Effect, rules: Rules, lanes: Lanes, lease_s: float, stop: Stop
+    ) -> None:
+        self.wake = threading.Event()  #: set it when there may be something to claim
+        self.turned_at = 0.0  #: when the loop last got through; for readiness
+        self._ledger, self._marks, self._effect = ledger, marks, effect
+        self._rules, self._lanes, self._lease_s, self._stop = rules.by_name, lanes, lease_s, stop
+        self._begun: SimpleQueue[Delivery | None] = SimpleQueue()
+        self._held: dict[int, Delivery] = {}  # claimed and not yet marked; a dict's single operations are atomic
+        self._tend_at = 0.0
+        self._due_at = math.inf  # when a delivery that we put off is due; what others put off is found within a second
+        self._steady = False
+
+    def run(self) -> None:
+        """Claim until a stop is requested, then end in order."""
+        patience = Patience(self._stop, "the ledger, to claim")
+        while not self._stop.requested:
+            self.wake.clear()
+            try:
+                self._tend()
+                claimed = self._claim()
+            except RetryableError as exc:
+                self._steady = False
+                patience.wait(exc)
+                continue
+            patience.over()
+            self.turned_at = time.monotonic()
+            if not claimed:
+                self.wake.wait(self._rest_s())
+        self._end()
+
+    def work(self) -> None:
+        """Perform deliveries until the end. Raises FatalError: the process can't go on."""
+        while (delivery := self._begun.get()) is not None:
+            try:
+                self._deliver(delivery)
+            finally:
+                del self._held[delivery.id]
+                self.wake.set()
+
+    def _claim(self) -> bool:
+        in_work = [delivery.lane for delivery in list(self._held.values())]
+        most, room = self._lanes.most(in_work), self._lanes.room(in_work, time.monotonic())
+        if not most or not room:
+            return False
+        claimed = self._ledger.claim(room, list(self._rules), most, self._lease_s)
+        self._lanes.took(delivery.lane for delivery in claimed)
+        for delivery in claimed:
+            self._held[delivery.id] = delivery
+            self._begun.put(delivery)
+        return bool(claimed)
+
+    def _rest_s(self) -> float:
+        """Tell how long there is nothing to do, unless someone wakes us."""
+        now_s, due_at = time.monotonic(), self._due_at
+        if due_at <= now_s:
+            self._due_at = math.inf
+        return max(0.0, min(self._lanes.next_s(), self._tend_at - now_s, due_at - now_s))
+
+    def _tend(self) -> None:
+        """Renew our leases well before they end, and take back those of workers that went away.
+
+        Not at once after the ledger was away: others were cut off too, and may be about to record what they did.
+        """
+        if time.monotonic() < self._tend_at:
+            return
+        if self._held:
+            self._ledger.renew(list(self._held), self._lease_s)
+        if self._steady:
+            self._take_back()
+        self._steady = True
+        self._tend_at = time.monotonic() + self._lease_s / 4
+
+    def _take_back(self) -> None:
+        marks = [
+            Mark(
+                leased, outcome.expired(leased.state, leased.attempt, self._rules[leased.rule]), leased.leased_by, True
+            )
+            for leased in self._ledger.expired(list(self._rules))
+        ]
+        kept = self._ledger.mark(marks) if marks else set()
+        for mark in marks:
+            if mark.delivery.id in kept:
+                journal.write(mark)
+
+    def _deliver(self, delivery: Delivery) -> None:
+        sending = False
+
+        def about_to_send() -> None:
+            nonlocal sending
+            self._marks.sending(delivery)
+            sending = True
+
+        became: Outcome
+        fatal: FatalError | None = None
+        try:
+            became = Sent(self._perform(delivery, about_to_send))
+        except Exception as exc:
+            fatal = exc if isinstance(exc, FatalError) else None
+            became = self._decide(exc, delivery, sending)
+        self._finish(delivery, became)
+        if fatal:
+            raise fatal
+
+    def _perform(self, delivery: Delivery, about_to_send: Callable[[], None]) -> dict[str, object]:
+        if delivery.unreadable:
+            raise delivery.unreadable
+        return self._effect(delivery, about_to_send)
+
+    def _decide(self, error: Exception, delivery: Delivery, sending: bool) -> Outcome:
+        if not isinstance(error, ServiceError):
+            # Never its text: it may hold a row's value.
+            _log.error("effect_failed", delivery=delivery.id, error=type(error).__name__, where=journal.where(error))
+        now, jitter = datetime.now(UTC), random.random()  # noqa: S311  spreads retries
+        rule = self._rules[delivery.rule]
+        return outcome.decide(error, delivery, rule, sending=sending, now=now, jitter=jitter)
+
+    def _finish(self, delivery: Delivery, became: Outcome) -> None:
+        mark = Mark(delivery, became, self._ledger.worker)
+        try:
+            kept = self._marks.finish(delivery, became)
+        except RetryableError as exc:
+            _log.error("outcome_not_recorded", delivery=delivery.id, state=mark.state, why=str(exc))
+            return
+        journal.write(mark) if kept else journal.write_not_ours(mark)
+        if isinstance(became, Retry | Pause):
+            later_s = became.after_s if isinstance(became, Retry) else became.pause_s
+            # A little later than the database will say: looking too early is looking twice.
+            self._due_at = min(self._due_at, time.monotonic() + later_s + 0.01)
+
+    def _end(self) -> None:
+        not_begun = self._not_begun()
+        for _ in range(self._lanes.workers):
+            self._begun.put(None)
+        deadline = time.monotonic() + GRACE_S
+        try:
+            self._give_back(not_begun)
+            while self._held and time.monotonic() < deadline:
+                self.wake.clear()
+                self._tend()
+                self.wake.wait(0.2)
+        except RetryableError as exc:
+            _log.warning("leases_left_to_run_out", deliveries=len(self._held), why=str(exc))
+
+    def _not_begun(self) -> list[Delivery]:
+        found = []
+        try:
+            while delivery := self._begun.get_nowait():
+                found.append(delivery)
+        except Empty:
+            pass
+        return found
+
+    def _give_back(self, deliveries: list[Delivery]) -> None:
+        """Let others take what no worker began. A crash just before: its leases run out, with an attempt spent."""
+        if deliveries:
+            self._ledger.mark([Mark(delivery, GivenBack(), self._ledger.worker) for delivery in deliveries])
+        for delivery in deliveries:
+            del self._held[delivery.id]

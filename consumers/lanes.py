@@ -1,0 +1,95 @@
+"""Lanes: what is ordered, paused and rate-limited together. How much of each may be taken now; pauses are the ledger's.
+
+A mail rule is a lane, and all of them share the process's connections to the relay. A service is a lane with
+connections of its own: one that hangs holds up no other.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from cdc.runtime.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One lane of a consumer; `rate` is per second and process."""
+
+    name: str
+    connections: int
+    rate: float | None = None
+
+
+class Bucket:
+    """A token bucket: `rate` tokens a second, at most one and a tenth of a second's saved up."""
+
+    def __init__(self, rate: float, now_s: float) -> None:
+        self._rate = rate
+        self._most = 1.0 + rate / 10
+        self._tokens = self._most
+        self._at_s = now_s
+
+    def tokens(self, now_s: float) -> int:
+        """Count what may be taken now."""
+        self._tokens = min(self._most, self._tokens + (now_s - self._at_s) * self._rate)
+        self._at_s = now_s
+        return int(self._tokens)
+
+    def take(self, count: int) -> None:
+        """Use up tokens that `tokens` counted."""
+        self._tokens -= count
+
+    @property
+    def next_s(self) -> float:
+        """How long until there is a token."""
+        return max(0.0, (1.0 - self._tokens) / self._rate)
+
+
+class Lanes:
+    """What a process may take of each lane, beside what it has in work. For one thread.
+
+    `workers` deliver at the same time; `ahead` more are taken beforehand, so that no worker waits for a claim.
+    """
+
+    def __init__(self, lanes: Sequence[Lane], workers: int, ahead: int, now_s: float) -> None:
+        self.workers = workers
+        self._ahead = ahead
+        self.names = [lane.name for lane in lanes]
+        self._connections = {lane.name: lane.connections for lane in lanes}
+        self._buckets = {lane.name: Bucket(lane.rate, now_s) for lane in lanes if lane.rate}
+
+    def most(self, in_work: Sequence[str]) -> int:
+        """Say how many to take in all; none while there is enough for every worker: few claims that take many."""
+        free = self.workers + self._ahead - len(in_work)
+        return free if free >= max(1, self._ahead) else 0
+
+    def room(self, in_work: Sequence[str], now_s: float) -> dict[str, int]:
+        """Say how many to take of each lane; lanes that are full or have no token now are left out."""
+        held = Counter(in_work)
+        room = {name: connections - held[name] for name, connections in self._connections.items()}
+        for name, bucket in self._buckets.items():
+            room[name] = min(room[name], bucket.tokens(now_s))
+        return {name: free for name, free in room.items() if free > 0}
+
+    def took(self, lanes: Iterable[str]) -> None:
+        """Use up the rate of what was taken."""
+        for name in lanes:
+            if name in self._buckets:
+                self._buckets[name].take(1)
+
+    def next_s(self) -> float:
+        """How long until a lane that has no token now gets one; at most a second."""
+        return min((bucket.next_s for bucket in self._buckets.values() if bucket.next_s > 0), default=1.0)
+
+
+def of(settings: Settings, consumer: str, now_s: float) -> Lanes:
+    """Give the lanes of a consumer's rules: one a mail rule, or one a service."""
+    if consumer == "services":
+        services = settings.services.items()
+        lanes = [Lane(f"service:{name}", service.connections, service.rate) for name, service in services]
+        return Lanes(lanes, workers=sum(lane.connections for lane in lanes), ahead=0, now_s=now_s)
+    workers = settings.smtp.connections if settings.smtp else 1
+    lanes = [Lane(f"mail:{rule.name}", 2 * workers) for rule in settings.rules_of(consumer)]
+    return Lanes(lanes, workers=workers, ahead=workers, now_s=now_s)

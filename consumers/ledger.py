@@ -1,0 +1,269 @@
+"""The delivery ledger in PostgreSQL: one row per (event, rule, target), one row one effect. SQL is in ledger.sql.
+
+A transition happens only for the worker that holds the lease; heads are promoted in the transaction that finishes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import Any
+
+import msgspec
+
+from cdc.contract.envelope import Envelope, Source, decode
+from cdc.contract.position import format_lsn
+from cdc.runtime import postgres
+from cdc.runtime.errors import EnvelopeInvalid, ServiceError
+from consumers import queries
+from consumers.delivery import Delivery, Entry, Leased, Mark, Planned
+from consumers.outcome import GivenBack, Outcome, Pause
+
+__all__ = ["Delivery", "Ledger"]
+
+#: The space of our advisory locks: "pghe".
+LOCK = 0x70676865
+#: How much of a lease must be left when the final dot is written.
+DOT_S = 5.0
+
+_SQL = queries.load("ledger.sql") | queries.load("operate.sql")
+#: SQLSTATE classes of a value that a type can't hold, and of limits: text that is JSON but no jsonb.
+_UNFIT = ("22", "54")
+#: Stands where an envelope can't be read; `unreadable` says why.
+_NO_ENVELOPE = Envelope("c", Source("", 0, "", ""))
+
+#: A lane and a key.
+Queue = tuple[str, str | None]
+
+#: What `claim` gives first; then come the envelope and the raw bytes.
+_FACTS = [field.name for field in fields(Delivery) if field.name not in ("envelope", "unreadable")]
+
+#: Runs a named query with its values and gives the rows.
+Run = Callable[[str, Mapping[str, object]], list[Any]]
+
+
+class Ledger:
+    """The ledger as one consumer sees it, over one connection: for one thread.
+
+    A lost connection is opened again at the next call. Raises errors of cdc.runtime.errors: RetryableError when the
+    same call may succeed later; nothing was changed then, or (at the end of a transaction) all was.
+    """
+
+    def __init__(self, dsn: str, consumer: str, worker: str = "") -> None:
+        self.consumer = consumer
+        self.worker = worker
+        self._dsn = dsn
+        self._connection: postgres.Connection | None = None
+
+    def close(self) -> None:
+        """Close the connection; the next call opens another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def store(self, entries: Sequence[Entry]) -> list[tuple[str, str]]:
+        """Store events and their deliveries, all or nothing; give (rule, state) of those that are new.
+
+        What is stored already stays as it is. A crash after this and before the offsets are committed therefore reads
+        the same records again and changes nothing.
+        """
+        unique = {entry.event_id: entry for entry in entries}.values()
+        try:
+            return self._store([(entry, entry.readable) for entry in unique])
+        except ServiceError as exc:
+            if not _is_unfit(exc):
+                raise
+        return self._store([(entry, entry.readable and self._takes_json(entry.value)) for entry in unique])
+
+    def _store(self, entries: Sequence[tuple[Entry, bool]]) -> list[tuple[str, str]]:
+        rows = [(entry, planned) for entry, _ in entries for planned in entry.planned]
+        with self._transaction() as run:
+            self._lock(run, [(planned.lane, entry.key) for entry, planned in rows if planned.state == "pending"])
+            run("store_events", _event_columns(entries))
+            return run("store_deliveries", _delivery_columns(rows))
+
+    def _takes_json(self, value: bytes) -> bool:
+        """Ask PostgreSQL whether a value fits jsonb: NUL characters, numbers and depth have limits of its own."""
+        try:
+            self._run("takes_json", {"text": value.decode()})
+        except (ServiceError, ValueError) as exc:
+            if isinstance(exc, ServiceError) and not _is_unfit(exc):
+                raise
+            return False
+        return True
+
+    def unfinished(self) -> int:
+        """Count the unfinished deliveries of this consumer."""
+        return int(self._run("count_unfinished")[0][0])
+
+    def claim(self, room: Mapping[str, int], rules: Sequence[str], most: int, lease_s: float) -> list[Delivery]:
+        """Take due deliveries: at most `room` of each lane, `most` in all, of these rules only.
+
+        A crash just after: the lease runs out and they are pending again, the attempt spent.
+        """
+        rows = self._run(
+            "claim",
+            {"lanes": list(room), "rooms": list(room.values()), "rules": list(rules), "room": most}
+            | {"lease_s": lease_s, "worker": self.worker},
+        )
+        return [_delivery(row) for row in rows]
+
+    def renew(self, ids: Sequence[int], lease_s: float) -> set[int]:
+        """Renew our leases of these deliveries, one statement for all; give those that are still ours."""
+        rows = self._run("renew", {"ids": list(ids), "worker": self.worker, "lease_s": lease_s})
+        return {row[0] for row in rows}
+
+    def expired(self, rules: Sequence[str]) -> list[Leased]:
+        """Find deliveries of these rules whose lease ran out."""
+        return [Leased(*row) for row in self._run("expired", {"rules": list(rules)})]
+
+    def mark(self, marks: Sequence[Mark]) -> set[int]:
+        """Make transitions, all in one transaction; give the deliveries that were still the worker's to change.
+
+        A crash just before: the effect may have happened and is not recorded, which the lease's end settles (`sending`
+        becomes unknown, `claimed` is tried again). A crash just after: all is recorded, the next head too.
+        """
+        with self._transaction() as run:
+            finishing = [mark for mark in marks if mark.finishes]
+            self._lock(run, _queues(finishing))
+            kept = {row[0] for row in run("mark", _mark_columns(marks))}
+            if promoted := _queues([mark for mark in finishing if mark.delivery.id in kept]):
+                run("promote", _queue_columns(promoted))
+            for mark in marks:
+                if mark.delivery.id in kept and mark.outcome is not None:
+                    self._mark_lane(run, mark.delivery, mark.outcome)
+            return kept
+
+    def _mark_lane(self, run: Run, delivery: Delivery | Leased, outcome: Outcome) -> None:
+        lane = {"lane": delivery.lane, "failures": delivery.lane_failures}
+        if isinstance(outcome, Pause):
+            run("fail_lane", lane | {"pause_s": outcome.pause_s, "reason": outcome.error["reason"]})
+        elif delivery.lane_failures:
+            run("release_probe" if isinstance(outcome, GivenBack) else "clear_lane", lane)
+
+    def change(self, queues: Sequence[Queue], name: str, values: Mapping[str, object]) -> list[Any]:
+        """Run an operator's change of deliveries in these queues; a queue that is left without a head gets one."""
+        with self._transaction() as run:
+            self._lock(run, queues)
+            changed = run(name, values)
+            run("promote", _queue_columns(queues))
+            return changed
+
+    def figures(self) -> list[tuple[str, int, float]]:
+        """Give (lane, unfinished deliveries, age of the oldest in seconds) of each lane that has some."""
+        return self._run("lane_figures")
+
+    def paused_lanes(self) -> set[str]:
+        """Name the lanes that are paused now."""
+        return {row[0] for row in self._run("paused_lanes")}
+
+    def in_doubt(self) -> list[tuple[str, int]]:
+        """Count the deliveries in state unknown by rule."""
+        return self._run("in_doubt")
+
+    def _lock(self, run: Run, queues: Sequence[Queue]) -> None:
+        if queues:
+            run("lock_queues", {"lock": LOCK} | _queue_columns(queues))
+
+    def _run(self, name: str, values: Mapping[str, object] | None = None) -> list[Any]:
+        """Run one statement as a transaction of its own."""
+        with postgres.errors(), self._open().cursor() as cursor:
+            return _execute(cursor, name, {"consumer": self.consumer, **(values or {})})
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Run]:
+        with postgres.errors(), self._open() as connection, connection.cursor() as cursor:
+            yield lambda name, values: _execute(cursor, name, {"consumer": self.consumer, **values})
+
+    def _open(self) -> postgres.Connection:
+        if self._connection is None or self._connection.closed:
+            self._connection = postgres.connect(self._dsn, application_name=f"pgherald {self.consumer}")
+            self._connection.autocommit = True
+        return self._connection
+
+
+def _execute(cursor: Any, name: str, values: Mapping[str, object]) -> list[Any]:
+    cursor.execute(_SQL[name], values)
+    return cursor.fetchall() if cursor.description else []
+
+
+def _is_unfit(error: ServiceError) -> bool:
+    return str(error.fields.get("sqlstate", "")).startswith(_UNFIT)
+
+
+def _queue_columns(queues: Sequence[Queue]) -> dict[str, object]:
+    return {"lanes": [lane for lane, _ in queues], "keys": [key for _, key in queues]}
+
+
+def _queues(marks: Sequence[Mark]) -> list[Queue]:
+    return list({(mark.delivery.lane, mark.delivery.key): None for mark in marks})
+
+
+def _event_columns(entries: Sequence[tuple[Entry, bool]]) -> dict[str, object]:
+    return {
+        "event_ids": [entry.event_id for entry, _ in entries],
+        "topics": [entry.topic for entry, _ in entries],
+        "partitions": [entry.partition for entry, _ in entries],
+        "offsets": [entry.record_offset for entry, _ in entries],
+        "committed": [entry.committed_at for entry, _ in entries],
+        "envelopes": [entry.value.decode() if as_json else None for entry, as_json in entries],
+        "raws": [None if as_json else entry.value for entry, as_json in entries],
+    }
+
+
+def _delivery_columns(rows: Sequence[tuple[Entry, Planned]]) -> dict[str, object]:
+    return {
+        "event_ids": [entry.event_id for entry, _ in rows],
+        "rules": [planned.rule for _, planned in rows],
+        "targets": [planned.target for _, planned in rows],
+        "lanes": [planned.lane for _, planned in rows],
+        "keys": [entry.key for entry, _ in rows],
+        "lsns": [format_lsn(entry.position.lsn) for entry, _ in rows],
+        "indexes": [entry.position.index for entry, _ in rows],
+        "states": [planned.state for _, planned in rows],
+        "errors": [_json(planned.error) for _, planned in rows],
+    }
+
+
+def _mark_columns(marks: Sequence[Mark]) -> dict[str, object]:
+    outcomes = [mark.outcome for mark in marks]
+    return {
+        "ids": [mark.delivery.id for mark in marks],
+        "workers": [mark.worker for mark in marks],
+        "states": [mark.state for mark in marks],
+        "afters": [float(getattr(outcome, "after_s", 0.0)) for outcome in outcomes],
+        "given_back": [isinstance(outcome, Pause | GivenBack) for outcome in outcomes],
+        "results": [_json(getattr(outcome, "result", None)) for outcome in outcomes],
+        "errors": [_json(getattr(outcome, "error", None)) for outcome in outcomes],
+        "expired": [mark.expired for mark in marks],
+        "dot_s": DOT_S,
+    }
+
+
+def _json(facts: Mapping[str, object] | None) -> str | None:
+    """Write facts as JSON that jsonb takes: another server's reply may hold NUL or half a character."""
+    if facts is None:
+        return None
+    fit = {name: _fit(fact) if isinstance(fact, str) else fact for name, fact in facts.items()}
+    return msgspec.json.encode(fit, enc_hook=str).decode()
+
+
+def _fit(text: str) -> str:
+    return text.encode(errors="replace").decode().replace("\0", "\ufffd")
+
+
+def _delivery(row: Sequence[Any]) -> Delivery:
+    """Read a claimed row; an envelope that can't be read is the delivery's fault, not its neighbours'."""
+    *facts, envelope, raw = row
+    known = dict(zip(_FACTS, facts, strict=True))
+    try:
+        return Delivery(**known, envelope=_envelope(envelope, raw))
+    except EnvelopeInvalid as exc:
+        return Delivery(**known, envelope=_NO_ENVELOPE, unreadable=exc)
+
+
+def _envelope(envelope: str | None, raw: memoryview | None) -> Envelope:
+    if envelope is None and raw is None:
+        raise EnvelopeInvalid("the event is no longer in the ledger", hint="Payloads leave after ledger.retention_days")
+    return decode(envelope.encode() if envelope is not None else bytes(raw or b""))

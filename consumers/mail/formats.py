@@ -1,0 +1,52 @@
+"""Dates and durations in the reader's language: the filters of templates. Pure."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Literal
+
+from babel import Locale, dates
+from jinja2 import pass_context
+from jinja2.runtime import Context
+
+_Unit = Literal["day", "hour", "minute", "second"]
+_UNITS: tuple[tuple[_Unit, timedelta], ...] = (
+    ("day", timedelta(days=1)),
+    ("hour", timedelta(hours=1)),
+    ("minute", timedelta(minutes=1)),
+)
+
+
+@pass_context
+def format_date(context: Context, value: date | str, style: Any = "long") -> str:
+    """Write the day of a time, in UTC; a column's ISO text will do."""
+    return dates.format_date(_moment(value), style, _locale(context))
+
+
+@pass_context
+def format_datetime(context: Context, value: date | str, style: Any = "long") -> str:
+    """Write a time, in UTC and saying so; a column's ISO text will do."""
+    return dates.format_datetime(_moment(value), style, UTC, _locale(context))
+
+
+@pass_context
+def format_duration(context: Context, value: timedelta) -> str:
+    """Write a duration in the largest unit that fits it exactly: 2 days, 36 hours; rounding could promise too much."""
+    unit: _Unit = next((name for name, length in _UNITS if not value % length), "second")
+    return dates.format_timedelta(value, granularity=unit, threshold=math.inf, locale=_locale(context))
+
+
+FILTERS = {"format_date": format_date, "format_datetime": format_datetime, "format_duration": format_duration}
+
+
+def _moment(value: date | str) -> datetime:
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
+    if not isinstance(value, datetime):
+        return datetime(value.year, value.month, value.day, tzinfo=UTC)
+    return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+def _locale(context: Context) -> Locale:
+    return Locale.parse(context["lang"], sep="-")

@@ -1,0 +1,182 @@
+"""Build the bytes of a mail from what a template gave. Pure: the clock is passed in.
+
+Nothing that a user supplied can add or change a header: what could is refused, and the finished header block is read
+back. Headers and bodies are 7 bit, so that any relay takes them; only an address that is not ASCII asks for more.
+
+Headers are encoded by email.header, as EmailMessage loses spaces where it folds long names that are not ASCII (3.11).
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from email import policy
+from email.header import Header
+from email.message import EmailMessage
+from email.parser import BytesHeaderParser
+from email.utils import format_datetime, parseaddr, quote
+
+import email_validator
+from email_validator import EmailNotValidError, ValidatedEmail, validate_email
+
+from cdc.runtime.errors import ConfigInvalid, MailRejected
+from cdc.runtime.sections import Smtp
+from consumers.delivery import digest
+
+# We check the syntax. Whether a domain takes mail is for the relay to say, which may well know `corp.local`.
+email_validator.SPECIAL_USE_DOMAIN_NAMES.clear()
+
+#: Controls (CR, LF and NUL among them), lone surrogates, and the separators that str.splitlines takes for line ends.
+_UNSAFE = frozenset(("Cc", "Cs", "Zl", "Zp"))
+#: The email package decodes an encoded word where it reads one and writes what was in it: `=?UTF-8?Q?=0A?=` becomes a
+#: new line, and with it a header (CVE-2024-6923). Without its beginning there is none.
+_ENCODED_WORD = "=?"
+
+#: Longer ones are encoded even if they are ASCII: that folds them between words and within.
+_HEADER_MAX = 60
+_WORDS = re.compile(r"[A-Za-z0-9]+(?: [A-Za-z0-9]+)*")
+_MIME = ("MIME-Version", "Content-Type")
+_BODY = policy.SMTP.clone(cte_type="7bit")
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """What a template gave for one event."""
+
+    subject: str
+    text: str
+    html: str
+    lang: str  #: as HTML and Content-Language write it: de, de-AT
+    template: str  #: hash of the template's sources
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Whom mails come from."""
+
+    header: str
+    envelope_from: str  #: where the relay sends bounces
+    domain: str  #: the right side of our Message-IDs
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """One mail to one recipient, ready to be transmitted."""
+
+    envelope_from: str
+    recipient: str  #: for RCPT TO; ASCII unless needs_smtputf8
+    message_id: str  #: with its angle brackets
+    content: bytes  #: header block and body, every line ends in CRLF
+    needs_smtputf8: bool  #: RFC 6531: an address is not ASCII
+
+
+def sender(smtp: Smtp) -> Sender:
+    """Read the sender that settings name. Raises ConfigInvalid."""
+    name, address = parseaddr(smtp.sender)
+    try:
+        address = _ascii(_validate(address))
+        envelope_from = _ascii(_validate(smtp.envelope_from)) if smtp.envelope_from else address
+    except (EmailNotValidError, ValueError) as exc:
+        raise ConfigInvalid("smtp.sender or smtp.envelope_from holds no ASCII mail address") from exc
+    return Sender(_mailbox("From", _safe("sender", name), address), envelope_from, address.rpartition("@")[2])
+
+
+def message_id(event_id: str, rule: str, target: str, domain: str) -> str:
+    """Name a delivery's mail: the same in every attempt, and nothing of the user can be read from it."""
+    return f"<{digest(event_id, rule, target)}@{domain}>"
+
+
+def compose(
+    rendered: Rendered, sender: Sender, email: str | None, name: str | None, *, message_id: str, now: datetime
+) -> Mail:
+    """Build a mail. Raises MailRejected with a code, never with a value, when it can't be sent as it is.
+
+    Codes: no_address, address_invalid, header_unsafe, body_unfit.
+    """
+    address = _address(email)
+    recipient = address.ascii_email or f"{address.local_part}@{address.ascii_domain}"
+    headers = {
+        "From": sender.header,
+        "To": _mailbox("To", _safe("name", (name or "").strip()), recipient),
+        "Subject": _encoded("Subject", _safe("subject", rendered.subject)),
+        "Date": format_datetime(now),
+        "Message-ID": message_id,
+        "Auto-Submitted": "auto-generated",  # RFC 3834 5: no vacation notice, no autoresponder may answer
+        "Content-Language": rendered.lang,
+    }
+    content = _serialise(headers, _body(rendered))
+    return Mail(sender.envelope_from, recipient, message_id, content, needs_smtputf8=address.ascii_email is None)
+
+
+def _address(email: str | None) -> ValidatedEmail:
+    if not email or not email.strip():
+        raise MailRejected("the user has no mail address", code="no_address")
+    try:
+        _safe("address", email.strip())
+        return _validate(email.strip())
+    except EmailNotValidError:
+        # Not its text and not as the cause: it may quote the address.
+        raise MailRejected("the user's address is no mail address", code="address_invalid") from None
+
+
+def _validate(address: str) -> ValidatedEmail:
+    return validate_email(address, check_deliverability=False, globally_deliverable=False)
+
+
+def _ascii(address: ValidatedEmail) -> str:
+    if address.ascii_email is None:
+        raise ValueError("not ASCII before the @")
+    return address.ascii_email
+
+
+def _mailbox(header: str, name: str, address: str) -> str:
+    """Write a name and an address (RFC 5322 3.4): the name quoted or encoded where it must be, the address as it is."""
+    if not name:
+        return address
+    written = _encoded(header, name)
+    if written == name and not _WORDS.fullmatch(name):
+        written = f'"{quote(name)}"'
+    return f"{written} <{address}>"
+
+
+def _encoded(header: str, text: str) -> str:
+    """Write text as encoded words (RFC 2047), folded, unless it can stand as it is."""
+    if text.isascii() and len(text) <= _HEADER_MAX:
+        return text
+    return Header(text, "utf-8", header_name=header).encode(linesep="\r\n")
+
+
+def _safe(part: str, value: str) -> str:
+    if _ENCODED_WORD in value or any(unicodedata.category(character) in _UNSAFE for character in value):
+        raise MailRejected(f"the {part} holds control characters or an encoded word", code="header_unsafe", part=part)
+    return value
+
+
+def _body(rendered: Rendered) -> bytes:
+    """Write the MIME headers and both texts; what says most comes last (RFC 2046 5.1.4)."""
+    body = EmailMessage(policy=_BODY)
+    body.set_content(_fit(rendered.text))
+    body.add_alternative(_fit(rendered.html), subtype="html")
+    return body.as_bytes()
+
+
+def _fit(body: str) -> str:
+    """Refuse what no charset holds (half a surrogate pair) and what no mail may hold (NUL, RFC 5322 2.1)."""
+    try:
+        if b"\0" not in body.encode():
+            return body
+    except UnicodeEncodeError:
+        pass
+    raise MailRejected("the text holds characters that no mail can", code="body_unfit")
+
+
+def _serialise(headers: Mapping[str, str], body: bytes) -> bytes:
+    """Join headers and body and read the header block back: exactly what was meant, or nothing leaves."""
+    content = "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode() + body
+    block, _, _ = content.partition(b"\r\n\r\n")
+    if BytesHeaderParser(policy=policy.compat32).parsebytes(block).keys() != [*headers, *_MIME]:
+        raise MailRejected("the header block does not read back as it was meant", code="header_unsafe")
+    return content

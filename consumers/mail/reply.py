@@ -1,0 +1,114 @@
+"""What a relay's refusal means: for this mail, for now, or for everyone. Pure.
+
+The reply's code and enhanced code decide (RFC 5321 4.2, RFC 3463, the registry of RFC 5248), and the step of the
+dialogue: up to MAIL nothing was said about the recipient, so what is refused there is refused to everyone.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from cdc.runtime.errors import Deferred, DependencyDown, MailRejected, ServiceError
+
+#: The step whose answer decides what became of a mail.
+DOT = "the mail"
+#: What smtplib too gives for a line that is no reply.
+NO_CODE = -1
+
+#: The relay shuts down or throttles us (421, 454), or does not accept how we log in (530, 534, 535, 538).
+_FOR_EVERYONE = frozenset((421, 432, 454, 530, 534, 535, 538))
+#: The same, by enhanced code without its class: the relay is full or closing (RFC 3463 3.4), or wants authentication or
+#: encryption that we did not give (RFC 5248: X.7.8 to X.7.13).
+_SYSTEM_DOWN = frozenset(("3.1", "3.2", "7.8", "7.9", "7.10", "7.11", "7.12", "7.13"))
+#: Refusals with a 5 that pass nonetheless: a full mailbox (RFC 3463 3.3), faults of a mail system or of a route, not of
+#: the mail (3.4, 3.5; 5.3.4 is the exception: too big), and quotas, which some relays give as 5.7.0.
+_PASSES = re.compile(r"2\.2|3\.(?!4$)\d+|4\.\d+|7\.0")
+#: RFC 5321 4.5.3.1.10: at RCPT this is the old way to say 452.
+_STORAGE = 552
+
+_ENHANCED = re.compile(r"([245]\.\d{1,3}\.\d{1,3})\b")
+_ASKED = re.compile(r"\b(?:in|after|for) (\d{1,6}) ?(s|m|h)(?:ec(?:ond)?s?|in(?:ute)?s?|ours?|rs?)?\b", re.IGNORECASE)
+_UNIT_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_ADDRESS = re.compile(r"<?[^\s<>]*@[^\s<>]*>?")
+_SUBJECTS = {
+    "1": "the address",
+    "2": "the mailbox",
+    "3": "the mail system",
+    "4": "the route",
+    "5": "the dialogue",
+    "6": "the content",
+    "7": "policy",
+}
+
+
+class Reply(NamedTuple):
+    """A relay's answer."""
+
+    code: int
+    text: str
+
+    @property
+    def enhanced(self) -> str:
+        """The enhanced status code, if there is one: 4.7.1."""
+        match = _ENHANCED.match(self.text)
+        return match[1] if match else ""
+
+    @property
+    def codes(self) -> str:
+        """Both codes, as a log shows them: 450 4.7.1."""
+        return f"{self.code} {self.enhanced}".rstrip()
+
+    def __str__(self) -> str:
+        """Write the answer in one line, without any address that it quotes."""
+        printable = "".join(character if character.isprintable() else " " for character in self.text)
+        return f"{self.code} {' '.join(_ADDRESS.sub('<address>', printable).split())}"[:200]
+
+
+def refusal(reply: Reply, step: str) -> ServiceError:
+    """Classify an answer that is not the hoped-for one. Its text may quote the user, so no error holds it."""
+    if not 400 <= reply.code <= 599:
+        return DependencyDown(f"the relay's answer to {step} is none", step=step)
+    message, codes = f"the relay refused {step}: {reply.codes}{_about(reply)}", reply.codes
+    if _is_for_everyone(reply, step):
+        hint = _hint(reply, step)
+        return DependencyDown(message, hint=hint, retry_after_s=asked_s(reply.text), code=codes, step=step)
+    if reply.code < 500 or reply.enhanced.startswith("4") or _passes(reply, step):
+        return Deferred(message, retry_after_s=asked_s(reply.text), code=codes, step=step)
+    return MailRejected(message, code=codes, step=step)
+
+
+def asked_s(text: str) -> float | None:
+    """Read how long a relay asks to wait: `try again in 300 seconds`, `greylisted for 5 minutes`."""
+    match = _ASKED.search(text)
+    return int(match[1]) * _UNIT_S[match[2].lower()] if match else None
+
+
+def _is_for_everyone(reply: Reply, step: str) -> bool:
+    if reply.code in _FOR_EVERYONE or reply.enhanced[2:] in _SYSTEM_DOWN:
+        return True
+    # MAIL names our sender and the mail's size; a size that does not fit (552, X.3.4) is this mail's own.
+    return step not in ("RCPT", "DATA", DOT) and not (step == "MAIL" and _is_too_big(reply))
+
+
+def _is_too_big(reply: Reply) -> bool:
+    return reply.code == _STORAGE or reply.enhanced.endswith(".3.4")
+
+
+def _passes(reply: Reply, step: str) -> bool:
+    if not reply.enhanced:
+        return step == "RCPT" and reply.code == _STORAGE
+    return _PASSES.fullmatch(reply.enhanced[2:]) is not None
+
+
+def _about(reply: Reply) -> str:
+    subject = _SUBJECTS.get(reply.enhanced[2:3])
+    return f" ({subject})" if subject else ""
+
+
+def _hint(reply: Reply, step: str) -> str:
+    if reply.code in (530, 534, 535, 538) or step == "AUTH":
+        return "See smtp.username, smtp.password_file and smtp.security"
+    if step == "MAIL" and reply.code >= 500:
+        return "The relay may not take smtp.sender or smtp.envelope_from from us"
+    return ""

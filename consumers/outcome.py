@@ -1,0 +1,159 @@
+"""What becomes of a delivery whose effect failed. Pure: the clock and chance are passed in.
+
+An answer about this one delivery counts as an attempt of it. A dependency that is down for everyone counts for its lane
+and spends no one's attempt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from cdc.runtime.backoff import delay_s
+from cdc.runtime.errors import ConnectionLost, DependencyDown, FatalError, PermanentError, RetryableError, ServiceError
+from cdc.runtime.sections import Rule
+
+#: A lane's pause doubles from the first to the last; both are short, as one probe costs nothing.
+PAUSE_FIRST_S, PAUSE_MAX_S = 1.0, 60.0
+#: The longest wait that the other side may ask for.
+ASKED_MAX_S = 24 * 3600.0
+
+Error = dict[str, object]
+
+
+class LeaseLost(RetryableError):
+    """This worker no longer holds the delivery, or not for long enough: nothing may be sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The other side accepted it."""
+
+    result: dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Try again later; the attempt is spent."""
+
+    after_s: float
+    error: Error
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """Give up. It stays, with the reason, and can be replayed."""
+
+    error: Error
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """The mail may have been sent or not, and the rule says not to send it again."""
+
+    error: Error
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Everyone of this lane waits; the attempt is given back."""
+
+    pause_s: float
+    error: Error
+
+
+@dataclass(frozen=True, slots=True)
+class GivenBack:
+    """Nothing was tried: anyone may take it, the attempt is given back."""
+
+
+Outcome = Sent | Retry | Dead | Unknown | Pause | GivenBack
+
+
+class Tried(Protocol):
+    """What a decision needs to know about a delivery."""
+
+    @property
+    def attempt(self) -> int: ...
+    @property
+    def replays(self) -> int: ...
+    @property
+    def created_at(self) -> datetime: ...
+    @property
+    def lane_failures(self) -> int: ...
+
+
+def decide(error: Exception, delivery: Tried, policy: Rule, *, sending: bool, now: datetime, jitter: float) -> Outcome:
+    """Say what a failed attempt means. `sending`: the dot or the call may have left before the failure.
+
+    `jitter` is in [0, 1).
+    """
+    if isinstance(error, LeaseLost) or (isinstance(error, FatalError) and not sending):
+        return GivenBack()
+    if isinstance(error, DependencyDown):
+        return Pause(_pause_s(error, delivery.lane_failures, jitter), describe(error))
+    if isinstance(error, PermanentError):
+        return Dead(describe(error))
+    if sending and not _is_answer(error) and _leaves_doubt(policy):
+        return Unknown(describe(error))
+    if exhausted := _exhausted(delivery, policy, now):
+        return Dead(describe(error, exhausted))
+    return Retry(_wait_s(error, delivery.attempt, policy, jitter), describe(error))
+
+
+def expired(state: str, attempt: int, policy: Rule) -> Outcome:
+    """Say what an expired lease means: its worker was killed, cut off or paused."""
+    error: Error = {"class": "LeaseExpired", "code": None, "reason": "the worker that had it went away"}
+    if state == "sending" and _leaves_doubt(policy):
+        return Unknown(error)
+    if attempt >= policy.attempts:
+        return Dead(error | {"reason": f"given up after {attempt} attempts: {error['reason']}"})
+    return Retry(0.0, error)
+
+
+def describe(error: Exception, prefix: str = "") -> Error:
+    """Write an error as the ledger keeps it. The text of a foreign exception may hold row values and stays out."""
+    if isinstance(error, ServiceError):
+        reason, code = str(error), error.fields.get("code")
+    else:
+        reason, code = "unexpected error, see the log", None
+    return {"class": type(error).__name__, "code": code, "reason": prefix + reason}
+
+
+def _leaves_doubt(policy: Rule) -> bool:
+    """Tell whether what may have happened must not happen again. A call may: its receiver knows it by its identity."""
+    return policy.mail is not None and policy.in_doubt == "leave"
+
+
+def _is_answer(error: Exception) -> bool:
+    """Tell whether the other side said no in so many words: then the mail was not accepted."""
+    return isinstance(error, RetryableError) and not isinstance(error, ConnectionLost)
+
+
+def _exhausted(delivery: Tried, policy: Rule, now: datetime) -> str:
+    if delivery.attempt >= policy.attempts:
+        return f"given up after {delivery.attempt} attempts: "
+    # A replay gives an old delivery all of its attempts again; its age says nothing then.
+    if not delivery.replays and now - delivery.created_at >= policy.give_up:
+        return f"given up after {_hours(now - delivery.created_at)}: "
+    return ""
+
+
+def _hours(age: timedelta) -> str:
+    return f"{age.total_seconds() / 3600:.1f} h"
+
+
+def _wait_s(error: Exception, attempt: int, policy: Rule, jitter: float) -> float:
+    """Wait as the rule says, but never less than the other side asked for."""
+    own = delay_s(attempt, policy.backoff_first.total_seconds(), policy.backoff_max.total_seconds(), jitter)
+    return max(own, _asked_s(error))
+
+
+def _pause_s(error: DependencyDown, failures: int, jitter: float) -> float:
+    return _asked_s(error) or delay_s(failures + 1, PAUSE_FIRST_S, PAUSE_MAX_S, jitter)
+
+
+def _asked_s(error: Exception) -> float:
+    asked = error.retry_after_s if isinstance(error, RetryableError) else None
+    return min(max(asked or 0.0, 0.0), ASKED_MAX_S)

@@ -1,0 +1,152 @@
+"""HTTP: the only owner of httpx. One service, its connections, and what its answers mean.
+
+A call may arrive twice (its identity says so), hence no answer is never in doubt: it is made again.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import cache
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from pathlib import Path
+
+import httpx
+
+from cdc.runtime.errors import CallRejected, ConfigInvalid, Deferred, DependencyDown, ServiceError
+from cdc.runtime.sections import Service
+from consumers.services import address
+
+#: The longest wait that a service may ask for.
+RETRY_AFTER_MAX_S = 3600.0
+
+#: Down or overloaded for everyone; 401: it does not believe who we are, so it believes none of our calls.
+_FOR_EVERYONE = frozenset((401, 408, 429, 502, 503, 504))
+#: About this one call and not for good. 409: its first attempt is still being worked on (IETF draft Idempotency-Key).
+_PASSES = frozenset((409, 423, 425))
+_HINTS = {
+    3: "Redirects are not followed: put the final address into the settings",
+    410: "The service says that it is gone for good: take it out of [plans], or give its new url",
+}
+#: An answer's body is read so that the connection can be used again, up to here, and thrown away.
+_BODY_MAX_BYTES = 64 * 1024
+
+
+class Client:
+    """Calls one service over at most `connections` connections. Any thread may call.
+
+    Raises ConfigInvalid when it is made with a `ca_file` that can't be read.
+    """
+
+    def __init__(self, name: str, service: Service) -> None:
+        self._name, self._allow_private = name, service.allow_private
+        self._url = httpx.URL(service.url)
+        self._timeout_s = service.timeout.total_seconds()
+        self._client = httpx.Client(
+            verify=_tls(service.ca_file),
+            timeout=self._timeout_s,
+            limits=httpx.Limits(max_connections=service.connections),
+            follow_redirects=False,  # a redirect leads where nobody checked
+            trust_env=False,  # a proxy would resolve the name once more, and nobody would check that
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+            headers={"content-type": "application/json", "user-agent": "pgherald"},
+        )
+
+    def post(self, body: bytes, headers: Mapping[str, str]) -> int:
+        """Make one call and give the status of its success. Raises DependencyDown, Deferred or CallRejected."""
+        with _no_answer(self._name):
+            status, retry_after = self._post(body, headers)
+        if error := refusal(self._name, status, retry_after, datetime.now(UTC)):
+            raise error
+        return status
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def _post(self, body: bytes, headers: Mapping[str, str]) -> tuple[int, str | None]:
+        """Call the first address that takes a connection; no other failure leads to a second call."""
+        *others, last = address.resolve(self._host, self._port, allow_private=self._allow_private)
+        for each in others:
+            with suppress(httpx.ConnectError, httpx.ConnectTimeout):
+                return self._post_to(each, body, headers)
+        return self._post_to(last, body, headers)
+
+    def _post_to(self, ip: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, str | None]:
+        """Call the address that was checked, under the name that is in the settings."""
+        with self._client.stream(
+            "POST",
+            self._url.copy_with(host=ip),
+            content=body,
+            headers={**headers, "host": self._url.netloc.decode()},
+            extensions={"sni_hostname": self._host},
+        ) as response:
+            self._read_away(response)
+            return response.status_code, response.headers.get("retry-after")
+
+    def _read_away(self, response: httpx.Response) -> None:
+        """Read the body, so that the connection can be used again, and keep nothing of it. The status is enough."""
+        deadline_s, read_bytes = time.monotonic() + self._timeout_s, 0
+        with suppress(httpx.TransportError):
+            for chunk in response.iter_raw():
+                read_bytes += len(chunk)
+                if read_bytes > _BODY_MAX_BYTES or time.monotonic() > deadline_s:
+                    return  # the connection is closed with the rest unread
+
+    @property
+    def _host(self) -> str:
+        return self._url.raw_host.decode()
+
+    @property
+    def _port(self) -> int:
+        return self._url.port or {"https": 443, "http": 80}[self._url.scheme]
+
+
+def refusal(service: str, status: int, retry_after: str | None, now: datetime) -> ServiceError | None:
+    """Say what a status means: nothing for a success, for everyone, for now, or for good. Pure."""
+    if 200 <= status <= 299:
+        return None
+    message, code = f"{service} answered {status}", str(status)
+    if status in _FOR_EVERYONE:
+        hint = f"See services.{service}.secret_file" if status == 401 else ""
+        return DependencyDown(message, hint=hint, retry_after_s=retry_after_s(retry_after, now), code=code)
+    if status in _PASSES or 500 <= status <= 599:
+        return Deferred(message, retry_after_s=retry_after_s(retry_after, now), code=code)
+    return CallRejected(message, hint=_HINTS.get(status // 100 if status < 400 else status, ""), code=code)
+
+
+def retry_after_s(header: str | None, now: datetime) -> float | None:
+    """Read Retry-After (RFC 9110 10.2.3), seconds or a date; an hour at most, and nothing where it is neither."""
+    text = (header or "").strip()
+    if text.isascii() and text.isdigit():
+        return min(float(text), RETRY_AFTER_MAX_S)
+    try:
+        when = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
+    wait_s = ((when if when.tzinfo else when.replace(tzinfo=UTC)) - now).total_seconds()
+    return min(max(wait_s, 0.0), RETRY_AFTER_MAX_S)
+
+
+@cache
+def _tls(ca_file: Path | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as exc:
+        raise ConfigInvalid(f"services: no certificates can be read from the ca_file {ca_file}") from exc
+
+
+@contextmanager
+def _no_answer(service: str) -> Iterator[None]:
+    """Classify what happens instead of an answer: it would happen to every call."""
+    try:
+        yield
+    except httpx.ConnectError as exc:
+        raise DependencyDown(f"{service} can't be reached: {exc}") from exc
+    except httpx.TransportError as exc:
+        # Not its text: it may quote what the service sent.
+        raise DependencyDown(f"{service} gave no answer: {type(exc).__name__}") from exc

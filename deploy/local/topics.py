@@ -1,0 +1,20 @@
+"""Reads a topic as an outside auditor does."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+from kafka import KafkaConsumer, TopicPartition
+
+
+def committed(bootstrap: str, topic: str) -> Iterator[Any]:
+    """Give what a `read_committed` consumer sees, from the beginning to the end at this moment."""
+    options = {"bootstrap_servers": bootstrap, "isolation_level": "read_committed", "enable_auto_commit": False}
+    with closing(KafkaConsumer(**options, receive_message_max_bytes=104_857_600)) as client:
+        partitions = [TopicPartition(topic, number) for number in client.partitions_for_topic(topic) or ()]
+        client.assign(partitions)
+        client.seek_to_beginning()
+        ends = client.end_offsets(partitions)
+        while any(client.position(partition) < ends[partition] for partition in partitions):
+            for records in client.poll(1000).values():
+                yield from records

@@ -1,0 +1,3 @@
+"""The fixtures are in tests/support/fixtures.py."""
+
+pytest_plugins = ["tests.support.fixtures"]

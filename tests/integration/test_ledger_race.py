@@ -1,0 +1,159 @@
+"""Processes that insert, claim, finish, die and take back at the same time: no key stuck, no two heads, order kept."""
+
+import random
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import closing
+
+import pytest
+
+from cdc.runtime.errors import RetryableError
+from consumers.delivery import Delivery, Mark
+from consumers.ledger import Ledger
+from consumers.migrations import migrate
+from consumers.outcome import Dead, GivenBack, Outcome, Retry, Sent, Unknown
+from deploy.local.net import until
+from tests.support.database import Database
+from tests.support.ledgers import LANE, RULES, assert_one_head_per_queue, entry, states
+from tests.support.servers import PostgresServer
+
+ERROR: dict[str, object] = {"class": "Deferred", "code": None, "reason": "later"}
+#: Holds an inserting transaction open while someone has the lock.
+HOLD_INSERTS = """
+    CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN PERFORM pg_advisory_xact_lock(42); RETURN NULL; END $$;
+    CREATE TRIGGER hold AFTER INSERT ON pgherald.delivery FOR EACH STATEMENT EXECUTE FUNCTION hold();
+"""
+KEYS = 4
+EVENTS = 240
+
+
+class Round:
+    """Two inserters that store every event, one of them twice over, and workers that finish, retry and die."""
+
+    def __init__(self, dsn: str, seed: int) -> None:
+        self.dsn = dsn
+        self.seed = seed
+        self.ended: defaultdict[str, list[int]] = defaultdict(list)
+        self.failures: list[BaseException] = []
+        self.inserting = threading.Event()
+
+    def run(self) -> None:
+        inserters = [self._start(self._insert, part) for part in range(2)]
+        workers = [self._start(self._work, number) for number in range(4)]
+        for thread in inserters:
+            thread.join()
+        self.inserting.set()
+        for thread in workers:
+            thread.join(60)
+            assert not thread.is_alive(), "deliveries are stuck"
+        assert self.failures == []
+
+    def _start(self, work: Callable[[Ledger, random.Random], None], number: int) -> threading.Thread:
+        def guarded() -> None:
+            name = f"{work.__name__}-{number}"
+            with closing(Ledger(self.dsn, "mail", name)) as ledger:
+                try:
+                    work(ledger, random.Random(f"{self.seed}-{name}"))
+                except BaseException as exc:
+                    self.failures.append(exc)
+
+        thread = threading.Thread(target=guarded)
+        thread.start()
+        return thread
+
+    def _insert(self, ledger: Ledger, chance: random.Random) -> None:
+        """Store partitions as Kafka gives them: in order per key, some polls again after a rebalance."""
+        mine = list(range(EVENTS))
+        while mine:
+            poll = mine[: chance.randint(1, 12)]
+            ledger.store([entry(lsn, f"k{lsn % KEYS}") for lsn in poll])
+            del mine[: len(poll) if chance.random() < 0.7 else chance.randint(0, len(poll))]
+
+    def _work(self, ledger: Ledger, chance: random.Random) -> None:
+        while not self.inserting.is_set() or ledger.unfinished():
+            for leased in ledger.expired(RULES):
+                ledger.mark([Mark(leased, Retry(0, ERROR), leased.leased_by, expired=True)])
+            dies = chance.random() < 0.1
+            claimed = ledger.claim({LANE: 3}, RULES, 3, 0.05 if dies else 60)
+            if not dies:
+                self._finish(ledger, claimed, chance)
+
+    def _finish(self, ledger: Ledger, claimed: list[Delivery], chance: random.Random) -> None:
+        outcomes: list[Outcome] = [Sent({}), Dead(ERROR), Unknown(ERROR), Retry(0, ERROR), GivenBack()]
+        marks = [Mark(delivery, chance.choice(outcomes), ledger.worker) for delivery in claimed]
+        for mark in marks:
+            # Before the mark: the next of the key can only be claimed after it.
+            if mark.finishes:
+                self.ended[str(mark.delivery.key)].append(mark.delivery.id)
+        assert ledger.mark(marks) == {delivery.id for delivery in claimed}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_interleaving_leaves_a_key_stuck_or_breaks_its_order(database: Database, seed: int) -> None:
+    migrate(database.dsn)
+    turn = Round(database.dsn, seed)
+    turn.run()
+    assert_one_head_per_queue(database)
+    ended = states(database)
+    assert sorted(ended) == list(range(EVENTS))
+    assert set(ended.values()) <= {"sent", "dead", "unknown"}
+    for ids in turn.ended.values():
+        rows = database.execute("SELECT id, position_lsn::text FROM pgherald.delivery WHERE id = ANY (%s)", (ids,))
+        position = {row_id: int(lsn.split("/")[1], 16) for row_id, lsn in rows}
+        assert [position[row_id] for row_id in ids] == sorted(position.values())
+
+
+def test_a_delivery_stored_while_its_head_finishes_is_not_stuck(database: Database) -> None:
+    """The race itself: the insert has seen the head and is not committed when the head is finished."""
+    migrate(database.dsn)
+    database.execute(HOLD_INSERTS)
+    with closing(Ledger(database.dsn, "mail", "me")) as mine, closing(Ledger(database.dsn, "mail", "other")) as other:
+        mine.store([entry(1)])
+        (delivery,) = mine.claim({LANE: 1}, RULES, 1, 60)
+        with closing(database.connect()) as session, session.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_lock(42)")
+            insert = threading.Thread(target=other.store, args=([entry(2)],))
+            insert.start()
+            until(lambda: waiting(database) == 1, 10, "the insert to be held")
+            finish = threading.Thread(target=mine.mark, args=([Mark(delivery, Sent({}), "me")],))
+            finish.start()
+            until(lambda: waiting(database) == 2 or not finish.is_alive(), 10, "the finish to wait for the insert")
+        insert.join(10)
+        finish.join(10)
+        assert_one_head_per_queue(database)
+        assert len(mine.claim({LANE: 1}, RULES, 1, 60)) == 1
+
+
+def waiting(database: Database) -> int:
+    ((count,),) = database.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND wait_event = 'advisory'", (database.name,)
+    )
+    return int(count)
+
+
+def test_invariants_hold_at_every_moment(database: Database) -> None:
+    """Look from outside while others work: each look is one snapshot."""
+    migrate(database.dsn)
+    turn = Round(database.dsn, seed=99)
+    running = threading.Thread(target=turn.run)
+    running.start()
+    while running.is_alive():
+        assert_one_head_per_queue(database)
+    running.join()
+    assert turn.failures == []
+
+
+def test_the_ledger_goes_on_after_its_database_restarts(database: Database, postgres: PostgresServer) -> None:
+    migrate(database.dsn)
+    with closing(Ledger(database.dsn, "mail", "me")) as ledger:
+        ledger.store([entry(1), entry(2)])
+        (delivery,) = ledger.claim({LANE: 1}, RULES, 1, 60)
+        postgres.kill()
+        with pytest.raises(RetryableError):
+            ledger.mark([Mark(delivery, Sent({}), "me")])
+        postgres.start()
+        kept = until(lambda: ledger.mark([Mark(delivery, Sent({}), "me")]), 20, "the mark", ignore=(RetryableError,))
+        assert kept == {delivery.id}
+        assert_one_head_per_queue(database)

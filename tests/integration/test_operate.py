@@ -1,0 +1,213 @@
+"""The operator's commands on a real ledger."""
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from consumers.commands import deliveries, lanes, ledger
+from consumers.delivery import Delivery, Mark, Planned
+from consumers.ledger import Ledger
+from consumers.migrations import migrate
+from consumers.outcome import Dead, Outcome, Sent, Unknown
+from tests.support.database import Database
+from tests.support.ledgers import LANE, RULES, assert_one_head_per_queue, entry, states
+
+REFUSED: dict[str, object] = {"class": "MailRejected", "code": 550, "reason": "550 5.1.1 no such user"}
+SETTINGS = """
+[source]
+name = "t"
+dsn = "{dsn}"
+[[source.tables]]
+name = 'public."User"'
+[kafka]
+bootstrap_servers = "127.0.0.1:1"
+[smtp]
+host = "127.0.0.1"
+sender = "a@example.org"
+[[rules]]
+name = "welcome"
+on = "created"
+mail = "welcome"
+"""
+
+
+@pytest.fixture
+def settings(database: Database, tmp_path: Path) -> Path:
+    path = tmp_path / "pgherald.toml"
+    path.write_text(SETTINGS.format(dsn=database.dsn))
+    return path
+
+
+@pytest.fixture
+def kept(database: Database) -> Iterator[Ledger]:
+    migrate(database.dsn)
+    with closing(Ledger(database.dsn, "mail", "me")) as opened:
+        yield opened
+
+
+def run(command: Any, settings: Path, *arguments: str) -> Result:
+    result = CliRunner().invoke(command, [*arguments, "--config", str(settings)], env={"COLUMNS": "200"})
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def listed(settings: Path, *arguments: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(run(deliveries, settings, "list", "--json", *arguments).output)
+    return found
+
+
+def end(kept: Ledger, *outcomes: Outcome) -> list[Delivery]:
+    """Claim as many as there are outcomes, and end them so."""
+    claimed = kept.claim({LANE: len(outcomes)}, RULES, len(outcomes), 60)
+    kept.mark([Mark(delivery, outcome, "me") for delivery, outcome in zip(claimed, outcomes, strict=True)])
+    return claimed
+
+
+def test_the_list_is_an_array_of_objects_named_as_the_columns(kept: Ledger, settings: Path) -> None:
+    kept.store([entry(1, '{"id":1}')])
+    (row,) = listed(settings)
+    assert (row["rule"], row["state"], row["key"], row["position_lsn"]) == ("welcome", "pending", '{"id":1}', "0/1")
+    assert row["attempt"] == 0
+    assert "envelope" not in row
+
+
+def test_people_see_a_table_with_the_reason_and_no_markup(kept: Ledger, settings: Path) -> None:
+    kept.store([entry(1, "[bold]x[/bold]")])
+    end(kept, Dead(REFUSED))
+    output = run(deliveries, settings, "list").output
+    assert "[bold]x[/bold]" in output
+    assert "550 5.1.1 no such user" in output
+
+
+def test_filters_choose(kept: Ledger, settings: Path) -> None:
+    kept.store([entry(1, "a"), entry(2, "b"), entry(3, "c")])
+    end(kept, Sent({}), Dead(REFUSED))
+    assert [row["key"] for row in listed(settings, "--state", "dead")] == ["b"]
+    assert [row["key"] for row in listed(settings, "--state", "dead", "--state", "sent")] == ["b", "a"]
+    assert [row["key"] for row in listed(settings, "--key", "c")] == ["c"]
+    assert [row["key"] for row in listed(settings, "--where", "envelope->'after'->>'id' = '2'")] == ["b"]
+    assert [row["key"] for row in listed(settings, "--where", "key LIKE '%a%'")] == ["a"]
+    assert listed(settings, "--rule", "other") == []
+    assert listed(settings, "--lane", "mail:other") == []
+    assert len(listed(settings, "--since", "1h")) == 3
+    assert listed(settings, "--since", "2100-01-01") == []
+    assert len(listed(settings, "--limit", "2")) == 2
+
+
+def test_show_has_the_event(kept: Ledger, settings: Path) -> None:
+    kept.store([entry(7, "a")])
+    (row,) = listed(settings)
+    shown = json.loads(run(deliveries, settings, "show", str(row["id"]), "--json").output)
+    assert shown["envelope"]["after"] == {"id": 7}
+    assert shown["record_offset"] == 7
+    assert "envelope:" in run(deliveries, settings, "show", str(row["id"])).output
+    assert run(deliveries, settings, "show", "999").exit_code == 1
+
+
+def test_a_replay_is_the_same_row_with_all_its_attempts(kept: Ledger, settings: Path, database: Database) -> None:
+    kept.store([entry(1, "a"), entry(2, "a")])
+    end(kept, Dead(REFUSED))
+    end(kept, Sent({}))
+    (dead,) = listed(settings, "--state", "dead")
+    result = run(deliveries, settings, "replay", str(dead["id"]))
+    assert "out of order" in result.output
+    (row,) = listed(settings, "--state", "pending")
+    assert (row["id"], row["attempt"], row["replays"], row["head"]) == (dead["id"], 0, 1, True)
+    (again,) = end(kept, Sent({}))
+    assert again.replays == 1
+    assert set(states(database).values()) == {"sent"}
+
+
+def test_a_replay_waits_for_the_head_of_its_queue(kept: Ledger, settings: Path, database: Database) -> None:
+    kept.store([entry(1, "a"), entry(2, "a")])
+    end(kept, Unknown(REFUSED))
+    run(deliveries, settings, "replay", "--state", "unknown")
+    assert_one_head_per_queue(database)
+    (first,) = kept.claim({LANE: 9}, RULES, 9, 60)
+    assert first.event_id.endswith("2:1")
+    kept.mark([Mark(first, Sent({}), "me")])
+    assert len(kept.claim({LANE: 9}, RULES, 9, 60)) == 1
+
+
+def test_a_dry_run_counts_by_reason_and_changes_nothing(kept: Ledger, settings: Path, database: Database) -> None:
+    kept.store([entry(lsn, f"k{lsn}") for lsn in range(3)])
+    end(kept, Dead(REFUSED), Dead(REFUSED), Sent({}))
+    output = run(deliveries, settings, "replay", "--rule", "welcome", "--dry-run").output
+    assert "2  welcome  dead  MailRejected  550 5.1.1 no such user" in output
+    assert sorted(states(database).values()) == ["dead", "dead", "sent"]
+
+
+def test_only_dead_and_unknown_are_replayed_unless_asked(kept: Ledger, settings: Path, database: Database) -> None:
+    kept.store([entry(lsn, f"k{lsn}") for lsn in range(3)])
+    end(kept, Dead(REFUSED), Unknown(REFUSED), Sent({}))
+    run(deliveries, settings, "replay", "--rule", "welcome")
+    assert sorted(states(database).values()) == ["pending", "pending", "sent"]
+    run(deliveries, settings, "replay", "--state", "sent")
+    assert set(states(database).values()) == {"pending"}
+
+
+def test_a_replay_of_everything_must_be_asked_for(kept: Ledger, settings: Path) -> None:
+    kept.store([entry(1)])
+    assert run(deliveries, settings, "replay").exit_code == 2
+
+
+def test_a_rate_spreads_what_becomes_due(kept: Ledger, settings: Path, database: Database) -> None:
+    kept.store([entry(lsn, f"k{lsn}") for lsn in range(5)])
+    end(kept, *[Dead(REFUSED)] * 5)
+    run(deliveries, settings, "replay", "--state", "dead", "--rate", "1/m")
+    assert len(kept.claim({LANE: 9}, RULES, 9, 60)) == 1
+    spread = "SELECT round(extract(epoch FROM max(due_at) - min(due_at)) / 60) FROM pgherald.delivery"
+    assert database.execute(spread) == [(4,)]
+
+
+def test_what_was_never_a_delivery_is_not_replayed(kept: Ledger, settings: Path, database: Database) -> None:
+    undecodable = Planned("(undecodable)", "(undecodable)", "mail:(undecodable)", "dead", REFUSED)
+    kept.store([entry(1, planned=[undecodable])])
+    result = run(deliveries, settings, "replay", "--state", "dead")
+    assert "1 stay as they are" in result.output
+    assert states(database) == {1: "dead"}
+
+
+def test_cancel_ends_what_is_pending_and_lets_the_next_come(kept: Ledger, settings: Path, database: Database) -> None:
+    kept.store([entry(1, "a"), entry(2, "a"), entry(3, "b")])
+    (taken,) = kept.claim({LANE: 1}, RULES, 1, 60)
+    run(deliveries, settings, "cancel", "--key", "b")
+    (waiting,) = listed(settings, "--key", "a", "--state", "pending")
+    run(deliveries, settings, "cancel", str(waiting["id"]))
+    assert states(database) == {1: "claimed", 2: "cancelled", 3: "cancelled"}
+    kept.mark([Mark(taken, Sent({}), "me")])
+    assert_one_head_per_queue(database)
+
+
+def test_a_paused_lane_is_not_claimed_until_it_is_resumed(kept: Ledger, settings: Path) -> None:
+    kept.store([entry(1)])
+    run(lanes, settings, "pause", LANE, "--reason", "relay moves")
+    assert kept.claim({LANE: 1}, RULES, 1, 60) == []
+    (lane,) = json.loads(run(lanes, settings, "list", "--json").output)
+    assert (lane["lane"], lane["paused"], lane["reason"], lane["unfinished"]) == (LANE, True, "relay moves", 1)
+    assert "relay moves" in run(lanes, settings, "list").output
+    run(lanes, settings, "resume", LANE)
+    assert len(kept.claim({LANE: 1}, RULES, 1, 60)) == 1
+
+
+def test_a_lane_that_settings_do_not_know_is_a_usage_error(kept: Ledger, settings: Path) -> None:
+    result = run(lanes, settings, "pause", "mail:welcom")
+    assert result.exit_code == 2
+    assert "mail:welcome" in result.output
+
+
+def test_sql_that_is_none_and_a_ledger_that_is_not_there_are_said(settings: Path, database: Database) -> None:
+    with pytest.raises(Exception, match="pgherald ledger migrate"):
+        run(deliveries, settings, "list")
+    assert "0001_ledger" in run(ledger, settings, "migrate").output
+    assert "up to date" in run(ledger, settings, "migrate").output
+    with pytest.raises(Exception, match="--where: syntax error"):
+        run(deliveries, settings, "list", "--where", "key =")
+    with pytest.raises(Exception, match="--where: column"):
+        run(deliveries, settings, "list", "--where", "nosuch = 1")

@@ -1,0 +1,71 @@
+"""The positions topic: what was committed a moment ago is what the next start finds."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+from kafka import KafkaConsumer
+
+from cdc import positions
+from cdc.contract.position import PositionRecord, SnapshotState
+from cdc.contract.topics import positions_topic
+from cdc.publisher import Publisher
+from cdc.runtime import topics
+from tests.support.database import Database
+from tests.support.deployment import Deployment
+from tests.support.servers import KafkaServer
+
+
+def record(lsn: int) -> PositionRecord:
+    return PositionRecord(
+        system_id="1", timeline=1, epoch=1, lsn=lsn, index=1, snapshot=SnapshotState("done"), options="o"
+    )
+
+
+def test_a_committed_record_is_found_at_once_however_many_there_are(
+    tmp_path: Path, database: Database, kafka: KafkaServer, name: str
+) -> None:
+    with Deployment(tmp_path / "d", database, kafka, name) as deployment:
+        settings = deployment.settings
+        assert positions.ensure_topics(settings) == []
+        assert positions.ensure_topics(settings) == []
+        assert positions.last_record(settings) is None
+        topic, key = positions_topic(name), settings.source.slot.encode()
+        with closing(Publisher(settings.kafka, settings.transactional_id, keep_alive=lambda: None)) as publisher:
+            publisher.fence()
+            for lsn in range(1, 11):
+                publisher.commit(topic, key, msgspec.json.encode(record(lsn)))
+                found = positions.last_record(settings)
+                assert found is not None
+                assert found.lsn == lsn
+            for other in range(250):  # more than is looked at first
+                publisher.commit(topic, b"another slot", msgspec.json.encode(record(other)))
+        found = positions.last_record(settings)
+        assert found is not None
+        assert found.lsn == 10
+
+
+def test_topics_have_the_partitions_that_settings_say(
+    tmp_path: Path, database: Database, kafka: KafkaServer, name: str
+) -> None:
+    with Deployment(tmp_path / "d", database, kafka, name) as deployment:
+        settings = deployment.settings
+        positions.ensure_topics(settings)
+        wanted = topics.wanted(settings)
+        assert {topic.partitions for topic in wanted.values() if "positions" not in topic.name} == {3}
+        with closing(KafkaConsumer(bootstrap_servers=kafka.bootstrap)) as client:
+            for topic in wanted.values():
+                assert len(client.partitions_for_topic(topic.name) or ()) == topic.partitions
+
+
+def test_topics_that_may_not_be_made_are_named(
+    tmp_path: Path, database: Database, kafka: KafkaServer, name: str
+) -> None:
+    with Deployment(tmp_path / "d", database, kafka, name, more="create_topics = false\n") as deployment:
+        assert f"{name}.public.users" in positions.ensure_topics(deployment.settings)
+        database.execute("CREATE TABLE users (id int PRIMARY KEY)")
+        process = deployment.start("capture")
+        assert process.exit_code() == 70
+        assert "kafka.create_topics" in process.log.read_text()

@@ -1,0 +1,185 @@
+"""Bad input gets a clear error with what to do, from preflight and from the command itself, and loses nothing."""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy.local.net import free_port, until
+from deploy.local.servers import LocalPostgres
+from tests.support.database import Database
+from tests.support.deployment import Deployment
+from tests.support.servers import KafkaServer
+
+
+@pytest.fixture
+def deployment(tmp_path: Path, database: Database, kafka: KafkaServer, name: str) -> Iterator[Deployment]:
+    database.execute("CREATE TABLE users (id bigint PRIMARY KEY, email text)")
+    with Deployment(tmp_path / "d", database, kafka, name) as made:
+        yield made
+
+
+@pytest.fixture
+def role(database: Database) -> Iterator[str]:
+    """Make a role that may log in and nothing else; give its DSN."""
+    name, password = f"r{secrets.token_hex(3)}", secrets.token_hex(8)
+    database.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{password}'")
+    server = database.server
+    yield f"host={server.host} port={server.port} user={name} password={password} dbname={database.name}"
+    database.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
+
+
+def told(deployment: Deployment, code: int = 70) -> tuple[str, str]:
+    """Collect what preflight says, and what capture says when it refuses to start."""
+    preflight = deployment.run("preflight")
+    assert preflight.returncode == 1, preflight.stdout
+    process = deployment.start("capture")
+    assert process.exit_code() == code
+    return preflight.stdout, process.log.read_text()
+
+
+def use(deployment: Deployment, dsn: str) -> None:
+    deployment.source_dsn = dsn
+    deployment.write()
+
+
+def test_all_is_well_and_preflight_ends_with_0(deployment: Deployment) -> None:
+    found = deployment.run("preflight")
+    assert found.returncode == 0, found.stdout
+    assert "FAULT" not in found.stdout
+
+
+def test_a_wrong_password_is_told_and_never_shown(deployment: Deployment, role: str) -> None:
+    use(deployment, role.replace("password=", "password=wrong"))
+    for said in told(deployment):
+        assert "password authentication failed" in said
+        assert "wrong" not in said.replace("wrong password", "")
+
+
+def test_a_role_without_replication_gets_the_statement(deployment: Deployment, role: str) -> None:
+    use(deployment, role)
+    preflight, capture = told(deployment)
+    assert "REPLICATION;" in preflight
+    assert "GRANT SELECT" in preflight
+    assert "REPLICATION" in capture
+
+
+def test_a_table_that_is_not_there_is_named(deployment: Deployment) -> None:
+    deployment.tables = ['public."Users"']
+    deployment.write()
+    for said in told(deployment):
+        assert '"public"."Users"' in said
+
+
+def test_a_partitioned_table_is_refused_rather_than_not_seen(deployment: Deployment) -> None:
+    deployment.database.execute("CREATE TABLE parted (id int PRIMARY KEY) PARTITION BY RANGE (id)")
+    deployment.tables = ["parted"]
+    deployment.write()
+    for said in told(deployment, 78):
+        assert "partitioned" in said
+
+
+def test_a_key_that_looks_secret_is_a_fault_of_the_settings(deployment: Deployment) -> None:
+    deployment.database.execute("CREATE TABLE sessions (token text PRIMARY KEY)")
+    deployment.tables = ["sessions"]
+    deployment.write()
+    for said in told(deployment, 78):
+        assert 'allow = ["token"]' in said
+
+
+def test_a_table_without_key_is_a_warning_and_its_inserts_flow(deployment: Deployment) -> None:
+    deployment.database.execute("CREATE TABLE nopk (a int)")
+    deployment.tables = ["nopk"]
+    deployment.write()
+    found = deployment.run("preflight")
+    assert found.returncode == 0
+    assert "no primary key" in found.stdout
+    deployment.capture()
+    deployment.database.execute("INSERT INTO nopk VALUES (1)")
+    deployment.until_caught_up()
+    assert [(record.key, record.op) for record in deployment.records("public.nopk")] == [(None, "c")]
+
+
+def test_a_rule_on_a_change_needs_the_old_row(deployment: Deployment) -> None:
+    deployment.more = (
+        '[smtp]\nhost = "127.0.0.1"\nsecurity = "none"\nsender = "a@example.org"\n'
+        '[[rules]]\nname = "moved"\non = "changed:email"\nmail = "welcome"\n'
+    )
+    deployment.write()
+    found = deployment.run("preflight")
+    assert found.returncode == 1
+    assert 'ALTER TABLE "public"."users" REPLICA IDENTITY FULL;' in found.stdout
+    deployment.more = deployment.more.replace("changed:email", "changed:emial")
+    deployment.write()
+    assert "watches emial" in deployment.run("preflight").stdout
+
+
+def test_an_unreachable_kafka_is_waited_for_and_said(deployment: Deployment) -> None:
+    deployment.bootstrap = f"127.0.0.1:{free_port()}"
+    deployment.write()
+    assert deployment.run("preflight").returncode == 1
+    process = deployment.start("capture")
+    until(lambda: process.said("trying_again"), 30, "capture to say that it waits")
+    assert "kafka.bootstrap_servers" in process.log.read_text()
+    assert process.stop() == 0
+
+
+def test_an_unreachable_postgres_is_waited_for_and_said(deployment: Deployment) -> None:
+    use(deployment, deployment.database.dsn.replace(f"port={deployment.database.server.port}", f"port={free_port()}"))
+    process = deployment.start("capture")
+    until(lambda: process.said("trying_again"), 30, "capture to say that it waits")
+    assert process.stop() == 0
+
+
+def test_settings_that_do_not_fit_end_with_78_and_all_faults(deployment: Deployment) -> None:
+    deployment.path.write_text('[source]\nnaem = "x"\n[kafka]\npartitions = 0\n')
+    for command in ("capture", "preflight", "status"):
+        ended = deployment.run(command)
+        assert ended.returncode == 78
+        for key in ("source.name", "source.naem", "source.dsn", "kafka.partitions", "kafka.bootstrap_servers"):
+            assert key in ended.stderr
+
+
+def _plain(**settings: str) -> LocalPostgres:
+    """Make a PostgreSQL of one's own that lacks something; its folder must be open to its user."""
+    home = Path(f"/var/tmp/pgherald-test-{secrets.token_hex(4)}")  # noqa: S108  PostgreSQL's user must get there
+    return LocalPostgres(home, free_port(), settings)
+
+
+def test_a_wal_level_that_is_not_logical_gets_the_statement(deployment: Deployment) -> None:
+    server = _plain(wal_level="replica", max_wal_senders="2")
+    server.start()
+    try:
+        Database("postgres", server).execute("CREATE TABLE users (id bigint PRIMARY KEY)")
+        use(deployment, server.dsn())
+        for said in told(deployment):
+            assert "ALTER SYSTEM SET wal_level = logical" in said
+    finally:
+        server.stop()
+        subprocess.run(["rm", "-rf", str(server.home)], check=True)
+
+
+def test_a_server_that_refuses_the_plugin_gets_the_statement(deployment: Deployment) -> None:
+    known = deployment.database.execute("SELECT 1 FROM pg_settings WHERE name = 'output_plugin_libraries'")
+    if not known:
+        pytest.skip("this PostgreSQL takes any output plugin")
+    database = deployment.database
+    database.execute("ALTER SYSTEM SET output_plugin_libraries = pgoutput")
+    try:
+        database.execute("SELECT pg_reload_conf()")
+        until(lambda: _plugins(database) == "pgoutput", 10, "the setting to be read")
+        for said in told(deployment):
+            assert "ALTER SYSTEM SET output_plugin_libraries = pgoutput, test_decoding, wal2json" in said
+        assert deployment.run("preflight", "--fix").returncode == 0
+        deployment.capture()
+    finally:
+        database.execute("ALTER SYSTEM RESET output_plugin_libraries")
+        database.execute("SELECT pg_reload_conf()")
+
+
+def _plugins(database: Database) -> str:
+    return str(database.execute("SHOW output_plugin_libraries")[0][0])

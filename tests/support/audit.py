@@ -1,0 +1,41 @@
+"""The outside auditor: whether a topic tells the same as the table, once and in order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from cdc.contract.position import position_of
+from tests.support.deployment import Record
+
+
+def repeated(records: list[Record]) -> list[str]:
+    """Name the events that stand more than once; a delete and its tombstone share their id."""
+    seen = Counter((record.event_id, record.op) for record in records)
+    return [event_id for (event_id, _), count in seen.items() if count > 1]
+
+
+def out_of_order(records: list[Record]) -> list[str]:
+    """Name the events that stand behind a later one in their partition (a key never leaves its partition)."""
+    faults = []
+    last: dict[tuple[str, int], Any] = {}
+    for record in sorted(records, key=lambda record: (record.topic, record.partition, record.offset)):
+        place = (record.topic, record.partition)
+        position = position_of(record.event_id)
+        if place in last and position < last[place]:
+            faults.append(record.event_id)
+        last[place] = position
+    return faults
+
+
+def replayed(records: list[Record]) -> dict[str, dict[str, Any]]:
+    """Replay a topic into the rows that it describes, by key."""
+    rows: dict[str, dict[str, Any]] = {}
+    for record in sorted(records, key=lambda record: (record.partition, record.offset)):
+        if record.key is None or record.value is None:
+            continue
+        if record.op == "d":
+            rows.pop(record.key, None)
+        else:
+            rows[record.key] = record.value["after"]
+    return rows

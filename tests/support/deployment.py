@@ -1,0 +1,189 @@
+"""One deployment of pgherald for a test: its settings file, its processes, its topics."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cdc.runtime.kafka import end_offsets
+from cdc.runtime.settings import Settings, load
+from deploy.local.net import until
+from deploy.local.topics import committed
+from tests.support.database import Database
+from tests.support.servers import KafkaServer
+
+
+@dataclass(frozen=True)
+class Record:
+    """A committed record of a topic, decoded."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: str | None
+    value: dict[str, Any] | None
+    headers: dict[str, str]
+
+    @property
+    def event_id(self) -> str:
+        return self.headers["pgherald-event-id"]
+
+    @property
+    def op(self) -> str:
+        return self.value["op"] if self.value else "tombstone"
+
+
+class Running:
+    """A command of pgherald as a process, with its log."""
+
+    def __init__(self, arguments: list[str], log: Path, environment: Mapping[str, str]) -> None:
+        self.log = log
+        with log.open("ab") as out:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "cdc.runtime.cli", *arguments],
+                stdout=out,
+                stderr=out,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PGHERALD_LOG": "json", **environment},
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def said(self, event: str) -> bool:
+        """Whether the log holds an event; an end of the process is an error."""
+        if f'"event":"{event}"' in self.log.read_text():
+            return True
+        assert self.running, f"ended with {self._process.returncode}: {self.log.read_text()[-2000:]}"
+        return False
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def stop(self, timeout_s: float = 20) -> int:
+        """SIGTERM, and its exit code."""
+        if self.running:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.terminate()
+        return self._process.wait(timeout_s)
+
+    def exit_code(self, timeout_s: float = 30) -> int:
+        return self._process.wait(timeout_s)
+
+
+@dataclass
+class Deployment:
+    """Settings in a folder, and what runs by them. Leaving the context kills what is left."""
+
+    folder: Path
+    database: Database
+    kafka: KafkaServer
+    name: str
+    tables: list[str] = field(default_factory=lambda: ["users"])
+    more: str = ""
+    source_dsn: str = ""
+    bootstrap: str = ""
+    _processes: list[Running] = field(default_factory=list)
+
+    def __enter__(self) -> Deployment:
+        self.folder.mkdir(exist_ok=True)
+        self.write()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            if process.running:
+                process.kill()
+
+    @property
+    def path(self) -> Path:
+        return self.folder / "pgherald.toml"
+
+    def write(self) -> None:
+        """Write the settings file anew."""
+        tables = "".join(f"[[source.tables]]\nname = '{table}'\n" for table in self.tables)
+        self.path.write_text(
+            f'[source]\nname = "{self.name}"\ndsn = "{self.source_dsn or self.database.dsn}"\nslot = "{self.name}"\n'
+            f'{tables}\n[kafka]\nbootstrap_servers = "{self.bootstrap or self.kafka.bootstrap}"\npartitions = 3\n'
+            + self.more
+        )
+
+    @property
+    def settings(self) -> Settings:
+        return load(self.path, {})
+
+    def start(self, *arguments: str, **environment: str) -> Running:
+        """Start a command; it ends with the test."""
+        log = self.folder / f"{arguments[0]}-{len(self._processes)}.log"
+        process = Running([*arguments, "--config", str(self.path)], log, environment)
+        self._processes.append(process)
+        return process
+
+    def capture(self, *arguments: str) -> Running:
+        """Start the reader and wait until it streams."""
+        process = self.start("capture", *arguments)
+        until(lambda: process.said("streaming"), 30, "capture to stream")
+        return process
+
+    def run(self, *arguments: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", "cdc.runtime.cli", *arguments, "--config", str(self.path)],
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+
+    def topic(self, table: str = "public.users") -> str:
+        return f"{self.name}.{table}"
+
+    def records(self, table: str = "public.users") -> list[Record]:
+        """Read everything that is committed in a table's topic, by partition and offset."""
+        return [_record(record) for record in committed(self.kafka.bootstrap, self.topic(table))]
+
+    def events(self, table: str = "public.users") -> list[Record]:
+        """Read the table's records that are no tombstones."""
+        return [record for record in self.records(table) if record.value is not None]
+
+    def visible(self, table: str = "public.users") -> int:
+        """Tell how far a table's topic reaches for a `read_committed` consumer, without reading it."""
+        return sum(end_offsets(self.settings.kafka, [self.topic(table)]).values())
+
+    def until_caught_up(self, timeout_s: float = 60) -> None:
+        """Wait until the slot is confirmed past everything written so far, and past a last empty transaction."""
+        self.database.execute("SELECT pg_logical_emit_message(true, 'pgherald', '{}')")
+        (end,) = self.database.execute("SELECT pg_current_wal_lsn()::text")[0]
+        query = "SELECT confirmed_flush_lsn >= %s::pg_lsn FROM pg_replication_slots WHERE slot_name = %s"
+        until(
+            lambda: self.database.execute(query, (end, self.name)) == [(True,)],
+            timeout_s,
+            f"slot {self.name} to be confirmed past {end}",
+        )
+
+
+def _record(record: Any) -> Record:
+    return Record(
+        record.topic,
+        record.partition,
+        record.offset,
+        record.key.decode() if record.key is not None else None,
+        json.loads(record.value) if record.value is not None else None,
+        {name: value.decode() for name, value in record.headers},
+    )

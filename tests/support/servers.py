@@ -1,0 +1,36 @@
+"""What a test may do with PostgreSQL and Kafka, the same on containers and on local processes."""
+
+from typing import Protocol
+
+
+class Server(Protocol):
+    """A real server on a port of 127.0.0.1; port and what was stored survive every fault."""
+
+    host: str
+    port: int
+
+    def start(self) -> None:
+        """Start what was killed or stopped, and return when it answers. Nothing happens to a server that runs."""
+
+    def stop(self) -> None: ...
+
+    def restart(self) -> None:
+        """Stop in order, then start."""
+
+    def kill(self) -> None:
+        """SIGKILL to all of its processes."""
+
+    def pause(self) -> None:
+        """Leave connections open and answer nothing."""
+
+    def unpause(self) -> None: ...
+
+
+class PostgresServer(Server, Protocol):
+    def dsn(self, dbname: str = "postgres") -> str:
+        """Return the superuser's libpq keywords for this database."""
+
+
+class KafkaServer(Server, Protocol):
+    @property
+    def bootstrap(self) -> str: ...

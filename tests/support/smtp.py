@@ -1,0 +1,255 @@
+"""An SMTP relay that does as it is told: refuses, hangs, hangs up, at any step of the dialogue.
+
+Written on plain sockets: a server library would not let go of a connection between two lines of a mail.
+"""
+
+import base64
+import contextlib
+import re
+import socket
+import socketserver
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+from deploy.local.net import free_port
+from tests.support.script import Fault, Script
+
+Reply = str | Fault
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A mail whose final dot arrived and was not refused; also when the relay hung up then instead of saying so."""
+
+    sender: str
+    recipients: tuple[str, ...]
+    content: bytes
+    at: float
+
+
+class Relay:
+    """A relay on a port of 127.0.0.1. Without a script it accepts everything.
+
+    The places of a script: connect, ehlo, starttls, auth, mail, rcpt, data (the answer to DATA), body (while the text
+    comes, before the final dot; faults only), dot (after it), rset, quit. rcpt and dot may be narrowed to a recipient:
+    `rcpt ada@example.org`. A step is a reply ("451 4.7.1 later") or a Fault.
+
+    `tls` offers STARTTLS, or with `implicit` begins with TLS. `users` (name: password) asks for AUTH before MAIL.
+    """
+
+    host = "127.0.0.1"
+
+    def __init__(
+        self,
+        *,
+        port: int = 0,
+        tls: ssl.SSLContext | None = None,
+        implicit: bool = False,
+        users: dict[str, str] | None = None,
+    ) -> None:
+        self.port = port or free_port()
+        self.tls, self.implicit, self.users = tls, implicit, users or {}
+        self.script: Script[Reply] = Script()
+        self.accepted: list[Accepted] = []
+        self.connections = 0
+        self.delay_s = 0.0  #: before each answer to a final dot
+        self.released = threading.Event()
+        self.dialogues: set[_Dialogue] = set()
+        self._server: _Server | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Listen, on the same port as before a stop."""
+        self.released.clear()
+        self._server = _Server(self)
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), name="relay", daemon=True).start()
+
+    def stop(self) -> None:
+        """Close the port and every connection, as a relay that dies."""
+        if self._server:
+            self._server.shutdown()
+            for dialogue in list(self.dialogues):
+                dialogue.hang_up()
+            self.released.set()
+            self._server.server_close()  # waits for the dialogues' threads
+            self._server = None
+
+    def release(self) -> None:
+        """Let those that hang go on as if nothing had been said."""
+        self.released.set()
+
+    def mails_to(self, address: str) -> list[Accepted]:
+        return [mail for mail in self.accepted if address in mail.recipients]
+
+
+class _Server(socketserver.ThreadingTCPServer):
+    allow_reuse_address = True
+    request_queue_size = 128
+
+    def __init__(self, relay: Relay) -> None:
+        self.relay = relay
+        super().__init__((relay.host, relay.port), _Dialogue)
+
+
+class _HungUp(Exception):
+    """The dialogue is over."""
+
+
+class _Dialogue(socketserver.StreamRequestHandler):
+    """One connection. A method per command; each sends exactly one answer."""
+
+    server: _Server
+
+    def setup(self) -> None:
+        super().setup()
+        self.relay = self.server.relay
+        self.relay.dialogues.add(self)
+        self.relay.connections += 1
+        self.encrypted = self.authenticated = False
+        self.sender, self.recipients = "", list[str]()
+
+    def handle(self) -> None:
+        with contextlib.suppress(_HungUp, OSError):  # ssl.SSLError is an OSError
+            if self.relay.tls and self.relay.implicit:
+                self._encrypt()
+            self._answer("220 relay.test ESMTP", "connect")
+            while line := self._line():
+                verb, _, argument = line.decode("utf-8", "surrogateescape").strip().partition(" ")
+                self._command(verb.lower())(argument)
+
+    def finish(self) -> None:
+        self.relay.dialogues.discard(self)
+        self.hang_up()
+        self.rfile.close()
+        self.request.close()
+
+    def hang_up(self) -> None:
+        with contextlib.suppress(OSError):  # the other side was first
+            self.request.shutdown(socket.SHUT_RDWR)
+
+    def _command(self, verb: str) -> Callable[[str], Any]:
+        known: Callable[[str], Any] | None = getattr(self, f"_on_{verb}", None)
+        return known or (lambda _: self._send("502 5.5.1 not known here"))
+
+    def _on_ehlo(self, _: str) -> None:
+        extensions = ["relay.test", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"]
+        if self.relay.tls and not self.encrypted:
+            extensions.append("STARTTLS")
+        elif self.relay.users:
+            extensions.append("AUTH PLAIN LOGIN")
+        self._reset()
+        self._answer("\r\n".join([*(f"250-{name}" for name in extensions[:-1]), f"250 {extensions[-1]}"]), "ehlo")
+
+    def _on_starttls(self, _: str) -> None:
+        if self._answer("220 go on", "starttls"):
+            self._encrypt()
+
+    def _on_auth(self, argument: str) -> None:
+        mechanism, _, initial = argument.partition(" ")
+        if mechanism.upper() == "PLAIN":
+            _, user, password = base64.b64decode(initial or self._ask("")).decode().split("\0")
+        else:
+            user = base64.b64decode(initial or self._ask("VXNlcm5hbWU6")).decode()
+            password = base64.b64decode(self._ask("UGFzc3dvcmQ6")).decode()
+        known = self.relay.users.get(user) == password
+        self.authenticated = self._answer("235 2.7.0 welcome" if known else "535 5.7.8 unknown", "auth") and known
+
+    def _on_mail(self, argument: str) -> None:
+        if self.relay.users and not self.authenticated:
+            self._send("530 5.7.0 authenticate first")
+        elif self._answer("250 2.1.0 ok", "mail"):
+            self.sender, self.recipients = _address(argument), []
+
+    def _on_rcpt(self, argument: str) -> None:
+        recipient = _address(argument)
+        if self._answer("250 2.1.5 ok", f"rcpt {recipient}", "rcpt"):
+            self.recipients.append(recipient)
+
+    def _on_data(self, _: str) -> None:
+        if not self.recipients:
+            self._send("503 5.5.1 no recipient")
+        elif self._answer("354 go on", "data"):
+            content = self._body()
+            mail = Accepted(self.sender, tuple(self.recipients), content, time.time())
+            time.sleep(self.relay.delay_s)
+            self._answer("250 2.0.0 kept", *(f"dot {recipient}" for recipient in mail.recipients), "dot", keep=mail)
+            self._reset()
+
+    def _on_rset(self, _: str) -> None:
+        self._reset()
+        self._answer("250 2.0.0 ok", "rset")
+
+    def _on_noop(self, _: str) -> None:
+        self._send("250 2.0.0 ok")
+
+    def _on_quit(self, _: str) -> None:
+        self._answer("221 2.0.0 bye", "quit")
+        raise _HungUp
+
+    def _answer(self, usual: str, *places: str, keep: Accepted | None = None) -> bool:
+        """Play the script here, else give the usual answer. Returns whether the command was not refused.
+
+        A mail to keep is kept unless it is refused in so many words.
+        """
+        step = self.relay.script.take(*places)
+        if keep and not isinstance(step, str):
+            self.relay.accepted.append(keep)
+        self._suffer(step)
+        reply = step if isinstance(step, str) else usual
+        if keep and isinstance(step, str) and step[0] == "2":
+            self.relay.accepted.append(keep)
+        self._send(reply)
+        return reply[0] in "23"
+
+    def _suffer(self, step: Reply | None) -> None:
+        if step is Fault.DROP:
+            raise _HungUp
+        if step is Fault.HANG:
+            self.relay.released.clear()
+            self.relay.released.wait()
+
+    def _body(self) -> bytes:
+        """Read up to the final dot; a fault comes with the first line, so that the rest is still on its way."""
+        lines: list[bytes] = []
+        while (line := self._line()) != b".\r\n":
+            if not line:
+                raise _HungUp
+            lines.append(line.removeprefix(b"."))
+            if len(lines) == 1:
+                self._suffer(self.relay.script.take("body"))
+        return b"".join(lines)
+
+    def _line(self) -> bytes:
+        return self.rfile.readline(8192)
+
+    def _send(self, reply: str) -> None:
+        self.request.sendall(reply.encode() + b"\r\n")
+
+    def _ask(self, challenge: str) -> bytes:
+        self._send(f"334 {challenge}")
+        return self._line().strip()
+
+    def _encrypt(self) -> None:
+        assert self.relay.tls
+        self.rfile.close()
+        self.request = self.relay.tls.wrap_socket(self.request, server_side=True)
+        self.rfile = self.request.makefile("rb")
+        self.encrypted = True
+
+    def _reset(self) -> None:
+        self.sender, self.recipients = "", []
+
+
+def _address(argument: str) -> str:
+    found = re.search(r"<([^>]*)>", argument)
+    return found[1] if found else argument

@@ -1,0 +1,56 @@
+"""`pgherald check`: what is wrong with settings, rules and templates, before any server is asked."""
+
+import base64
+from pathlib import Path
+
+from click.testing import CliRunner, Result
+
+from consumers.commands import check
+
+SETTINGS = """
+[source]
+name = "shop"
+dsn = "x"
+[[source.tables]]
+name = "users"
+[kafka]
+bootstrap_servers = "x:9092"
+[templates]
+path = "{templates}"
+[user]
+plan = "plan"
+[[rules]]
+name = "plans"
+on = "created"
+when = "{when}"
+services = "plans"
+[plans]
+free = ["news"]
+[services.news]
+url = "https://news.example.org"
+secret = "{secret}"
+"""
+GOOD = "whsec_" + base64.b64encode(b"x" * 24).decode()
+
+
+def checked(tmp_path: Path, *, when: str = "after.id", secret: str = GOOD) -> Result:
+    path = tmp_path / "pgherald.toml"
+    path.write_text(SETTINGS.format(templates=Path("templates").resolve(), when=when, secret=secret))
+    return CliRunner().invoke(check, ["--config", str(path)])
+
+
+def test_what_is_in_order_ends_with_0(tmp_path: Path) -> None:
+    assert checked(tmp_path).exit_code == 0
+
+
+def test_a_secret_that_is_none_is_found(tmp_path: Path) -> None:
+    result = checked(tmp_path, secret="whsec_not base64!")
+    assert result.exit_code == 1
+    assert "services.news.secret" in result.output
+    assert "not base64" not in result.output
+
+
+def test_an_expression_that_does_not_compile_is_found(tmp_path: Path) -> None:
+    result = checked(tmp_path, when="after.id ==")
+    assert result.exit_code == 1
+    assert "rules.plans.when" in result.output

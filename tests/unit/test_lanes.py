@@ -1,0 +1,55 @@
+"""How much of each lane a process may take."""
+
+from consumers.lanes import Bucket, Lane, Lanes
+
+
+def services() -> Lanes:
+    return Lanes([Lane("service:a", 2), Lane("service:b", 3, rate=10.0)], workers=5, ahead=0, now_s=0.0)
+
+
+def mail() -> Lanes:
+    return Lanes([Lane("mail:welcome", 16), Lane("mail:verify", 16)], workers=8, ahead=8, now_s=0.0)
+
+
+def test_a_lane_that_hangs_leaves_the_others_room() -> None:
+    busy = ["service:a", "service:a"]
+    assert services().room(busy, 1.0) == {"service:b": 2}
+    assert services().most(busy) == 3
+
+
+def test_a_rate_is_kept_over_time() -> None:
+    lanes, taken, now_s = services(), 0, 0.0
+    while now_s < 10:
+        free = lanes.room([], now_s).get("service:b", 0)
+        lanes.took(["service:b"] * free)
+        taken += free
+        now_s += 0.01
+    assert 98 <= taken <= 102
+
+
+def test_tokens_are_not_saved_up() -> None:
+    bucket = Bucket(100.0, now_s=0.0)
+    assert bucket.tokens(now_s=3600.0) == 11
+    bucket.take(11)
+    assert bucket.tokens(3600.0) == 0
+    assert bucket.next_s == 0.01
+
+
+def test_a_slow_rate_gives_its_one_token_in_time() -> None:
+    bucket = Bucket(0.5, now_s=0.0)
+    bucket.take(1)
+    assert (bucket.tokens(1.8), bucket.tokens(2.0)) == (0, 1)
+
+
+def test_mails_are_taken_ahead_and_many_at_a_time() -> None:
+    assert mail().most([]) == 16
+    assert mail().most(["mail:welcome"] * 8) == 8
+    assert mail().most(["mail:welcome"] * 9) == 0
+
+
+def test_a_waiting_lane_says_when_to_look_again() -> None:
+    lanes = services()
+    assert lanes.next_s() == 1.0
+    assert lanes.room([], 0.0)["service:b"] == 2
+    lanes.took(["service:b", "service:b"])
+    assert lanes.next_s() == 0.1

@@ -1,0 +1,176 @@
+"""What becomes of a delivery whose effect failed."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cdc.runtime.errors import (
+    AccessDenied,
+    CallRejected,
+    ConnectionLost,
+    Deferred,
+    DependencyDown,
+    EnvelopeInvalid,
+    MailRejected,
+    RetryableError,
+    TemplateInvalid,
+)
+from cdc.runtime.sections import Rule
+from consumers.outcome import (
+    ASKED_MAX_S,
+    PAUSE_MAX_S,
+    Dead,
+    GivenBack,
+    LeaseLost,
+    Outcome,
+    Pause,
+    Retry,
+    Unknown,
+    decide,
+    describe,
+    expired,
+)
+
+NOW = datetime(2026, 11, 23, tzinfo=UTC)
+RULE = {"name": "welcome", "on": "created", "mail": "welcome"}
+LEAVE = Rule.model_validate(RULE)
+RESEND = Rule.model_validate(RULE | {"in_doubt": "resend"})
+CALLS = Rule.model_validate({"name": "plans", "on": "created", "services": "plans"})
+
+
+@dataclass(frozen=True)
+class Facts:
+    attempt: int = 1
+    replays: int = 0
+    created_at: datetime = NOW
+    lane_failures: int = 0
+
+
+def became(
+    error: Exception, facts: Facts | None = None, policy: Rule = LEAVE, *, sending: bool = False, jitter: float = 0.5
+) -> Outcome:
+    return decide(error, facts or Facts(), policy, sending=sending, now=NOW, jitter=jitter)
+
+
+@pytest.mark.parametrize(
+    ("error", "sending", "leave", "resend"),
+    [
+        (Deferred("451"), False, Retry, Retry),
+        (Deferred("451"), True, Retry, Retry),
+        (ConnectionLost("gone"), False, Retry, Retry),
+        (ConnectionLost("gone"), True, Unknown, Retry),
+        (TimeoutError("dot"), True, Unknown, Retry),
+        (ValueError("a bug"), False, Retry, Retry),
+        (ValueError("a bug"), True, Unknown, Retry),
+        (DependencyDown("421"), False, Pause, Pause),
+        (DependencyDown("421"), True, Pause, Pause),
+        (MailRejected("550"), False, Dead, Dead),
+        (MailRejected("554"), True, Dead, Dead),
+        (CallRejected("422"), False, Dead, Dead),
+        (TemplateInvalid("no name"), False, Dead, Dead),
+        (EnvelopeInvalid("no row"), False, Dead, Dead),
+        (LeaseLost("late"), False, GivenBack, GivenBack),
+        (AccessDenied("password"), False, GivenBack, GivenBack),
+        (AccessDenied("password"), True, Unknown, Retry),
+    ],
+)
+def test_the_outcome_follows_from_error_phase_and_policy(
+    error: Exception, sending: bool, leave: type, resend: type
+) -> None:
+    assert isinstance(became(error, sending=sending), leave)
+    assert isinstance(became(error, policy=RESEND, sending=sending), resend)
+
+
+def test_a_call_in_doubt_is_made_again_as_its_receiver_knows_it() -> None:
+    assert isinstance(became(ConnectionLost("gone"), policy=CALLS, sending=True), Retry)
+    assert isinstance(expired("sending", 1, CALLS), Retry)
+
+
+def test_the_last_attempt_is_the_last() -> None:
+    last = became(Deferred("451 later"), Facts(attempt=12))
+    assert isinstance(last, Dead)
+    assert last.error == {"class": "Deferred", "code": None, "reason": "given up after 12 attempts: 451 later"}
+    assert isinstance(became(Deferred("451"), Facts(attempt=11)), Retry)
+
+
+def test_a_delivery_is_given_up_by_age_unless_it_is_a_replay() -> None:
+    old = NOW - timedelta(days=3)
+    given_up = became(Deferred("451"), Facts(created_at=old))
+    assert isinstance(given_up, Dead)
+    assert "given up after 72.0 h" in str(given_up.error["reason"])
+    assert isinstance(became(Deferred("451"), Facts(created_at=old, replays=1)), Retry)
+
+
+def test_a_dependency_that_is_down_spends_no_last_attempt() -> None:
+    assert isinstance(became(DependencyDown("421"), Facts(attempt=12)), Pause)
+
+
+def test_the_other_side_may_ask_for_longer_but_not_for_shorter() -> None:
+    assert became(Deferred("451", retry_after_s=600)) == Retry(600, describe(Deferred("451")))
+    impatient = became(Deferred("451", retry_after_s=0), jitter=0.99)
+    assert isinstance(impatient, Retry)
+    assert impatient.after_s > 1
+    endless = became(Deferred("451", retry_after_s=1e9))
+    assert isinstance(endless, Retry)
+    assert endless.after_s == ASKED_MAX_S
+
+
+def test_pauses_grow_to_a_minute_or_to_what_was_asked_for() -> None:
+    def pause_s(failures: int, error: Exception) -> float:
+        paused = became(error, Facts(lane_failures=failures), jitter=0.999999)
+        assert isinstance(paused, Pause)
+        return paused.pause_s
+
+    grown = [round(pause_s(failures, DependencyDown("down"))) for failures in range(8)]
+    assert grown == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert pause_s(0, DependencyDown("503", retry_after_s=90)) == 90
+
+
+def test_a_foreign_errors_text_stays_out_of_the_ledger() -> None:
+    assert describe(KeyError("ada@example.org")) == {
+        "class": "KeyError",
+        "code": None,
+        "reason": "unexpected error, see the log",
+    }
+    assert describe(MailRejected("550 5.1.1", code=550))["code"] == 550
+
+
+@pytest.mark.parametrize(
+    ("state", "attempt", "policy", "expected"),
+    [
+        ("claimed", 1, LEAVE, Retry),
+        ("claimed", 12, LEAVE, Dead),
+        ("sending", 1, LEAVE, Unknown),
+        ("sending", 1, RESEND, Retry),
+        ("sending", 12, RESEND, Dead),
+        ("sending", 12, LEAVE, Unknown),
+    ],
+)
+def test_an_expired_lease_is_doubt_only_if_the_dot_may_have_left(
+    state: str, attempt: int, policy: Rule, expected: type
+) -> None:
+    assert isinstance(expired(state, attempt, policy), expected)
+
+
+@given(
+    attempt=st.integers(1, 10**6),
+    jitter=st.floats(0, 1, exclude_max=True),
+    asked=st.none() | st.floats(allow_nan=False),
+    failures=st.integers(0, 10**6),
+    down=st.booleans(),
+)
+def test_every_wait_is_positive_and_bounded(
+    attempt: int, jitter: float, asked: float | None, failures: int, down: bool
+) -> None:
+    error = (DependencyDown if down else RetryableError)("x", retry_after_s=asked)
+    policy = LEAVE.model_copy(update={"attempts": 10**7})
+    match became(error, Facts(attempt=attempt, lane_failures=failures), policy, jitter=jitter):
+        case Retry(after_s, _):
+            assert 0 < after_s <= max(policy.backoff_max.total_seconds(), ASKED_MAX_S)
+        case Pause(pause_s, _):
+            assert 0 < pause_s <= max(PAUSE_MAX_S, ASKED_MAX_S)
+        case other:
+            pytest.fail(f"{other}")

@@ -1,0 +1,150 @@
+"""What `pgherald check` finds, and what `pgherald preview` shows."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cdc.runtime.errors import MailRejected, TemplateInvalid
+from cdc.runtime.settings import Settings
+from consumers.mail.preview import build, check, preview
+
+ROW = {"id": "a", "username": "Ada", "email": "ada@example.org", "plan": "free"}
+GOOD = {
+    "subject.txt.j2": "Hello",
+    "body.txt.j2": "Hello {{ user.name }}",
+    "body.html.j2": '<html lang="{{ lang }}" dir="{{ dir }}"><body>Hello {{ user.name }}</body></html>',
+    "sample.json": json.dumps({"before": None, "after": ROW}),
+}
+Write = Callable[..., Settings]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Write the template `t`, with what is given by path changed (None: left out), and settings that use it."""
+
+    def write(changed: dict[str, str | None] | None = None, **settings: Any) -> Settings:
+        for path, text in {**{f"t/{part}": text for part, text in GOOD.items()}, **(changed or {})}.items():
+            if text is not None:
+                (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+                (tmp_path / path).write_text(text)
+        return Settings.model_validate(
+            {
+                "source": {"name": "app", "dsn": "", "tables": [{"name": 'public."User"'}]},
+                "kafka": {"bootstrap_servers": "127.0.0.1:9092"},
+                "templates": {"path": str(tmp_path)},
+                "smtp": {"host": "127.0.0.1", "sender": "App <app@example.org>"},
+                "user": {"email": "email", "name": "username", "plan": "plan"},
+                "rules": [{"name": "t", "on": "created", "mail": "t"}],
+            }
+            | settings
+        )
+
+    return write
+
+
+def html(body: str, attributes: str = 'lang="en" dir="ltr"') -> dict[str, str | None]:
+    return {"t/body.html.j2": f"<html {attributes}><body>{body}</body></html>"}
+
+
+def test_a_good_template_has_no_fault(write: Write) -> None:
+    assert check(write()) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "fault"),
+    [
+        (
+            {"t/body.txt.j2": "one\n{{ nobody }}"},
+            "t in en: t/body.txt.j2, line 2: UndefinedError. It says: {{ nobody }}",
+        ),
+        ({"t/body.txt.j2": None}, "t in en: t/body.txt.j2: TemplateNotFound. The file is missing"),
+        ({"t/body.txt.j2": " \n"}, "the text is empty"),
+        ({"t/subject.txt.j2": ""}, "the subject is empty"),
+        ({"t/sample.json": None}, "can't read the sample"),
+        ({"t/sample.json": "{"}, "is no sample"),
+        ({"t/sample.json": '{"row": {}}'}, "is no sample"),
+        ({"t/de/subject.txt.j2": "Hallo"}, "t in de: t/de/body.txt.j2: TemplateNotFound"),
+        (html("{{ user.name | safe }}"), "where a name is markup: it stands in the HTML unescaped"),
+        (html("{{ user.name.title() }}"), "where a name is missing: t/body.html.j2, line 1: UndefinedError"),
+        (html("x" * 110_000), "the HTML has 110"),
+        (html("x", 'dir="ltr"'), "<html> has no lang"),
+        (html("x", 'lang="en" dir=""'), "<html> has no dir"),
+        (html('<a href="https://evil.example/x">x</a>'), "leads to evil.example"),
+        (html('<a href="https://example.org.evil.example">x</a>'), "leads to example.org.evil.example"),
+        (html('<img src="https://cdn.evil.example/x.png">'), "leads to cdn.evil.example"),
+        (html('<a href="/verify">x</a>'), "leads to nowhere"),
+        (html("{{ verify_url }}"), "UndefinedError"),
+    ],
+)
+def test_a_fault_is_found_and_named(write: Write, changed: dict[str, str | None], fault: str) -> None:
+    found = check(write(changed))
+    assert any(fault in each for each in found), found
+
+
+@pytest.mark.parametrize(
+    "link", ["https://app.example.org/x", "https://example.org", "mailto:help@evil.example", "#top", "{{ verify_url }}"]
+)
+def test_links_to_the_sender_and_to_base_url_and_within_the_mail_are_no_fault(write: Write, link: str) -> None:
+    links = {"base_url": "https://app.example.com/verify", "secret": "s"}
+    assert check(write(html(f'<a href="{link}">x</a>'), links=links)) == []
+
+
+def test_a_template_that_no_rule_sends_needs_no_settings_for_links(write: Write) -> None:
+    assert check(write(html("{{ verify_url }}"), rules=[])) == []
+
+
+def test_a_rule_whose_template_is_missing_is_a_fault(write: Write) -> None:
+    (fault,) = check(write(rules=[{"name": "welcome", "on": "created", "mail": "gone"}]))
+    assert fault.startswith("rules.welcome.mail: there is no template gone")
+
+
+def test_a_sender_without_an_address_is_one_fault(write: Write) -> None:
+    (fault,) = check(write(smtp={"host": "127.0.0.1", "sender": "App"}))
+    assert fault.startswith("smtp.sender")
+
+
+def test_a_sample_may_have_other_columns_than_the_settings(write: Write) -> None:
+    sample = {
+        "after": {"id": 1, "mail": "eve@example.org", "called": "Eve"},
+        "user": {"email": "mail", "name": "called"},
+    }
+    settings = write({"t/sample.json": json.dumps(sample)})
+    assert check(settings) == []
+    assert build(settings, "t").mail.recipient == "eve@example.org"
+
+
+def test_a_preview_is_the_mail_of_the_sample_in_the_asked_or_else_the_samples_locale(write: Write) -> None:
+    german = {f"t/de/{part}": text.replace("Hello", "Hallo") for part, text in GOOD.items() if part != "sample.json"}
+    sample = json.dumps({"locale": "de-AT", "after": ROW | {"username": "Eve"}})
+    settings = write({**german, "t/de/sample.json": sample})
+    assert build(settings, "t").rendered.text == "Hello Ada\n"
+    assert build(settings, "t", "de").rendered.text == "Hallo Eve\n"
+    other = settings.templates.path / "other.json"
+    other.write_text(sample)
+    made = build(settings, "t", sample=other)
+    assert (made.rendered.text, made.rendered.lang) == ("Hallo Eve\n", "de-AT")
+
+
+def test_a_preview_shows_readable_headers_text_and_html(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    sample = json.dumps({"after": ROW | {"username": "Дороти Воган"}})
+    preview(write({"t/subject.txt.j2": "Größe", "t/sample.json": sample}), "t")
+    shown = capsys.readouterr().out
+    for line in ("From: App <app@example.org>", "To: Дороти Воган <ada@example.org>", "Subject: Größe"):
+        assert line in shown.splitlines()
+    assert "\nHello Дороти Воган\n" in shown
+    assert "<body>Hello Дороти Воган</body>" in shown
+
+
+@pytest.mark.parametrize(
+    ("template", "sample", "error"),
+    [("gone", None, TemplateInvalid), ("../t", None, TemplateInvalid), ("t", {"after": {"id": 1}}, MailRejected)],
+)
+def test_a_preview_that_can_not_be_says_why(write: Write, template: str, sample: Any, error: type[Exception]) -> None:
+    settings = write()
+    file = settings.templates.path / "sample.json"
+    file.write_text(json.dumps(sample or {"after": ROW}))
+    with pytest.raises(error):
+        build(settings, template, sample=file)

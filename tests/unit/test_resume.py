@@ -1,0 +1,70 @@
+"""The last committed position: it only goes forward, and it must belong to the slot."""
+
+import pytest
+
+from cdc.contract.position import Position, PositionRecord, SnapshotState, decode_record
+from cdc.relation import Cluster
+from cdc.resume import Resume, check, first_record, hash_of
+from cdc.runtime.errors import EnvelopeInvalid, PositionMismatch, SlotLost
+
+HERE = Cluster("7711", 2, "shop")
+
+
+def record(**changed: object) -> PositionRecord:
+    given = {"system_id": "7711", "timeline": 2, "epoch": 1, "lsn": 100, "index": 3, "options": "o"}
+    return PositionRecord(**{**given, "snapshot": SnapshotState("done"), **changed})  # type: ignore[arg-type]
+
+
+def resumed() -> Resume:
+    return Resume("t.pgherald.positions", "slot", "shop", record())
+
+
+@pytest.mark.parametrize(
+    ("position", "new"),
+    [((100, 3), False), ((100, 2), False), ((99, 9), False), ((100, 4), True), ((101, 1), True)],
+)
+def test_only_what_stands_behind_the_position_is_new(position: tuple[int, int], new: bool) -> None:
+    assert resumed().is_new(Position(*position)) is new
+
+
+def test_a_record_is_read_back_and_never_goes_back() -> None:
+    resume = resumed()
+    topic, key, value = resume.record(Position(120, 1), complete=False)
+    assert (topic, key) == ("t.pgherald.positions", b"slot")
+    assert decode_record(value).position == Position(120, 1)
+    resume.advance(Position(120, 1), complete=False)
+    with pytest.raises(PositionMismatch):
+        resume.record(Position(119, 9), complete=True)
+
+
+def test_slot_and_position_that_belong_together_pass() -> None:
+    check(record(), HERE, "o", slot_exists=True)
+    check(first_record(HERE, "o"), HERE, "o", slot_exists=False)
+    check(record(options="other"), HERE, "o", slot_exists=True)
+
+
+@pytest.mark.parametrize(
+    ("found", "slot_exists", "told"),
+    [
+        (record(system_id="other"), True, "another PostgreSQL cluster"),
+        (record(timeline=3), True, "older timeline"),
+        (record(options="other", complete=False), True, "in the middle of a transaction"),
+    ],
+)
+def test_a_position_of_elsewhere_stops_the_reader(found: PositionRecord, slot_exists: bool, told: str) -> None:
+    with pytest.raises(PositionMismatch, match=told):
+        check(found, HERE, "o", slot_exists=slot_exists)
+
+
+def test_a_slot_that_is_gone_after_it_was_read_is_a_loss() -> None:
+    with pytest.raises(SlotLost, match="slot recover"):
+        check(record(), HERE, "o", slot_exists=False)
+
+
+def test_options_have_one_hash_whatever_their_order() -> None:
+    assert hash_of({"a": "1", "b": "2"}) == hash_of({"b": "2", "a": "1"}) != hash_of({"a": "1", "b": "3"})
+
+
+def test_what_is_no_position_record_is_refused() -> None:
+    with pytest.raises(EnvelopeInvalid):
+        decode_record(b"{}")

@@ -1,0 +1,199 @@
+"""From lines of wal2json to records: keys, event ids, headers, order numbers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from cdc import wal2json
+from cdc.contract.event import Event
+from cdc.contract.position import Position
+from cdc.relation import Column, Relation
+from cdc.routing import Router, microseconds
+from cdc.rows import TablePlan, plan
+from cdc.runtime.errors import ChangeUndecodable, ConfigInvalid
+from cdc.runtime.fields import TableName
+from cdc.runtime.sections import Source, SourceTable
+
+USERS = TableName("public", "users")
+BIG = "x" * 10
+
+
+def column(name: str, type_: str = "text", toastable: bool = True) -> Column:
+    return Column(name, type_, type_, toastable)
+
+
+def relation(*more: Column, full: bool = False, key: tuple[str, ...] = ("id",)) -> Relation:
+    return Relation(USERS, (column("id", "bigint", toastable=False), column("email"), *more), key, full)
+
+
+class Lines:
+    """Feeds lines to a router whose catalog can be altered, and collects what comes out."""
+
+    def __init__(self, catalog: Relation | None = None, **table: Any) -> None:
+        self.catalog = catalog or relation()
+        said = SourceTable(name=USERS, **table)
+        self.source = Source(name="shop", dsn=SecretStr("x"), tables=[said])
+        self.reread = 0
+
+        def plan_of(name: TableName, found: Relation | None) -> TablePlan:
+            return plan(self.source, said, found or Relation(name, (), (), full_identity=False))
+
+        self.router = Router("shop", "db", 1, plan_of, self._reread)
+        self.lsn = 100
+        self.index = 0
+
+    def _reread(self, _name: TableName) -> Relation:
+        self.reread += 1
+        return self.catalog
+
+    def feed(self, **line: Any) -> list[Event]:
+        self.index += 1
+        change = wal2json.decode(json.dumps(line).encode())
+        return self.router.events(change, Position(self.lsn, self.index), 1_700_000_000_123_456_789)
+
+    def begin(self) -> None:
+        self.index = -1
+        self.feed(action="B", xid=7, timestamp="2026-11-23 20:19:52.461147+00", nextlsn="0/64")
+
+    def commit(self) -> None:
+        self.feed(action="C", xid=7, nextlsn="0/64")
+
+    def row(
+        self, action: str, columns: dict[str, Any], identity: dict[str, Any] | None = None, **more: Any
+    ) -> list[Event]:
+        types = {c.name: c.type for c in self.catalog.columns}
+
+        def listed(values: dict[str, Any]) -> list[dict[str, Any]]:
+            return [{"name": name, "type": types.get(name, "text"), "value": value} for name, value in values.items()]
+
+        line = {"lsn": "0/50", "schema": "public", "table": "users", "pk": [{"name": n} for n in self.catalog.key]}
+        line |= {"columns": listed(columns)} if columns else {}
+        return self.feed(action=action, **line, **({"identity": listed(identity)} if identity else {}), **more)
+
+
+def value(event: Event) -> dict[str, Any]:
+    assert event.value is not None
+    return json.loads(event.value)  # type: ignore[no-any-return]
+
+
+def test_an_insert_is_one_record_with_its_key_and_event_id() -> None:
+    lines = Lines()
+    lines.begin()
+    (event,) = lines.row("I", {"id": 1, "email": "a@example.org"})
+    assert (event.topic, event.key) == ("shop.public.users", b'{"id":1}')
+    assert dict(event.headers) == {"pgherald-event-id": b"shop:1:0000000000000064:1", "pgherald-schema": b"1"}
+    assert value(event)["after"] == {"id": 1, "email": "a@example.org"}
+    assert value(event)["source"]["ts_us"] == 1795465192461147
+    assert value(event)["transaction"] == {"id": "7:80", "total_order": 1, "data_collection_order": 1}
+
+
+def test_a_delete_is_followed_by_a_tombstone_and_knows_the_key_only() -> None:
+    lines = Lines()
+    lines.begin()
+    deleted, tombstone = lines.row("D", {}, {"id": 1})
+    assert value(deleted)["before"] == {"id": 1, "email": None}
+    assert (tombstone.key, tombstone.value) == (b'{"id":1}', None)
+
+
+def test_a_key_change_is_a_delete_a_tombstone_and_a_create_that_know_of_each_other() -> None:
+    lines = Lines()
+    lines.begin()
+    deleted, tombstone, created = lines.row("U", {"id": 2, "email": "a"}, {"id": 1})
+    assert [value(deleted)["op"], tombstone.value, value(created)["op"]] == ["d", None, "c"]
+    assert dict(deleted.headers)["__debezium.newkey"] == b'{"id":2}' == dict(tombstone.headers)["__debezium.newkey"]
+    assert dict(created.headers)["__debezium.oldkey"] == b'{"id":1}'
+    assert [dict(e.headers)["pgherald-event-id"][-2:] for e in (deleted, tombstone, created)] == [b":d", b":d", b":c"]
+    assert value(created)["transaction"]["total_order"] == 2
+
+
+def test_an_unchanged_wide_value_is_unavailable_without_the_old_row_and_known_with_it() -> None:
+    lines = Lines()
+    lines.begin()
+    (event,) = lines.row("U", {"id": 1}, {"id": 1})
+    assert value(event)["after"] == {"id": 1, "email": "__debezium_unavailable_value"}
+    assert value(event)["before"] is None
+    full = Lines(relation(full=True))
+    full.begin()
+    (event,) = full.row("U", {"id": 1}, {"id": 1, "email": BIG})
+    assert value(event)["after"] == value(event)["before"] == {"id": 1, "email": BIG}
+
+
+def test_order_numbers_and_the_notify_flag_last_to_the_end_of_the_transaction() -> None:
+    lines = Lines()
+    lines.begin()
+    (first,) = lines.row("I", {"id": 1, "email": None})
+    said = {"lsn": "0/51", "transactional": True, "prefix": "pgherald"}
+    assert lines.feed(action="M", content='{"notify": false}', **said) == []
+    (second,) = lines.row("I", {"id": 2, "email": None})
+    lines.commit()
+    lines.begin()
+    (third,) = lines.row("I", {"id": 3, "email": None})
+    assert ["pgherald-notify" in dict(event.headers) for event in (first, second, third)] == [False, True, False]
+    assert [value(event)["transaction"]["total_order"] for event in (first, second, third)] == [1, 2, 1]
+    assert value(third)["source"]["sequence"] == '["100","80"]'
+
+
+@pytest.mark.parametrize("content", ['{"notify": true}', '{"notify": 0}', "[]", "not json", "{}"])
+def test_other_messages_to_us_change_nothing(content: str) -> None:
+    lines = Lines()
+    lines.begin()
+    lines.feed(action="M", content=content, lsn="0/51", transactional=True, prefix="pgherald")
+    (event,) = lines.row("I", {"id": 1, "email": None})
+    assert "pgherald-notify" not in dict(event.headers)
+
+
+def test_a_column_that_is_added_in_mid_stream_is_seen() -> None:
+    lines = Lines()
+    lines.begin()
+    lines.row("I", {"id": 1, "email": "a"})
+    lines.catalog = relation(column("plan"))
+    (event,) = lines.row("I", {"id": 2, "email": "b", "plan": "pro"})
+    assert value(event)["after"] == {"id": 2, "email": "b", "plan": "pro"}
+    assert lines.reread == 2
+
+
+def test_a_line_from_before_the_catalogs_shape_is_written_as_it_is() -> None:
+    lines = Lines(relation(column("plan")))
+    lines.begin()
+    (event,) = lines.row("I", {"id": 2, "email": "b"})
+    assert value(event)["after"] == {"id": 2, "email": "b"}
+
+
+def test_a_table_without_key_has_records_without_key_and_no_tombstones() -> None:
+    lines = Lines(relation(key=(), full=True))
+    lines.begin()
+    events = [*lines.row("I", {"id": 1, "email": "a"}), *lines.row("D", {}, {"id": 1, "email": "a"})]
+    assert [(event.key, value(event)["op"]) for event in events] == [(None, "c"), (None, "d")]
+
+
+def test_a_truncate_has_no_key_and_no_rows() -> None:
+    lines = Lines()
+    lines.begin()
+    (event,) = lines.feed(action="T", lsn="0/50", schema="public", table="users")
+    assert (event.key, value(event)["op"], value(event)["before"], value(event)["after"]) == (None, "t", None, None)
+
+
+def test_a_key_that_looks_secret_is_a_fault_unless_it_is_allowed_or_hashed() -> None:
+    secret = Relation(USERS, (column("token"),), ("token",), full_identity=False)
+    source = Source(name="shop", dsn=SecretStr("x"), hash_key=SecretStr("k"), tables=[SourceTable(name=USERS)])
+    with pytest.raises(ConfigInvalid, match="token"):
+        plan(source, SourceTable(name=USERS), secret)
+    assert plan(source, SourceTable(name=USERS, allow=["token"]), secret).written() == ["token"]
+    assert plan(source, SourceTable(name=USERS, hash=["token"]), secret).written() == ["token"]
+
+
+def test_commit_times_keep_their_microseconds() -> None:
+    assert microseconds("1970-01-01 00:00:01.5+00") == 1_500_000
+    assert microseconds("2026-11-23 20:19:52.4647+00") % 1_000_000 == 464_700
+
+
+@pytest.mark.parametrize("line", [b"", b"{", b'{"action":"X"}', b'{"action":"I"}', b'{"action":"B","xid":"\xff"}'])
+def test_a_line_that_can_not_be_read_tells_its_length_and_never_its_content(line: bytes) -> None:
+    with pytest.raises(ChangeUndecodable) as caught:
+        wal2json.decode(line)
+    assert caught.value.fields["length_bytes"] == len(line)
+    assert "action" not in str(caught.value)
