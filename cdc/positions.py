@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import closing
 from typing import TypeVar
@@ -21,6 +22,9 @@ from cdc.runtime.settings import Settings
 T = TypeVar("T")
 
 _ANSWER_S = 10.0
+#: What a broker answers of a partition that it does not lead yet: a topic made just now is known before it can be read.
+_NO_LEADER_YET = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
+_ASK_AGAIN_S = 0.05
 #: How far from the end the slot's last record is looked for first; transaction markers count too.
 _TAIL_RECORDS = 200
 
@@ -76,9 +80,24 @@ def _bounds(kafka: Kafka, partition: TopicPartition) -> tuple[int, int]:
         asked = client.list_offsets(
             {partition: which}, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=_ANSWER_S
         )
-        return int(_asked(refusals, asked[partition].result).offset)
+        return int(asked[partition].result().offset)
 
-    return offset(OffsetSpec.earliest()), offset(OffsetSpec.latest())  # type: ignore[no-untyped-call]
+    def ask(which: OffsetSpec) -> int:
+        return _asked(refusals, lambda: _once_led(lambda: offset(which)))
+
+    return ask(OffsetSpec.earliest()), ask(OffsetSpec.latest())  # type: ignore[no-untyped-call]
+
+
+def _once_led(ask: Callable[[], T]) -> T:
+    """Ask again while the partition has no leader, as admin calls of librdkafka do not do by themselves."""
+    deadline_s = time.monotonic() + _ANSWER_S
+    while True:
+        try:
+            return ask()
+        except KafkaException as exc:
+            if exc.args[0].code() not in _NO_LEADER_YET or time.monotonic() > deadline_s:
+                raise
+        time.sleep(_ASK_AGAIN_S)
 
 
 def _reader_options(kafka: Kafka) -> dict[str, object]:
