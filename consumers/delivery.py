@@ -10,7 +10,7 @@ from datetime import datetime
 from cdc.contract.envelope import Envelope
 from cdc.contract.position import Position
 from cdc.runtime.errors import EnvelopeInvalid
-from consumers.outcome import Dead, Error, GivenBack, Outcome, Pause, Retry, Sent, Unknown
+from consumers.outcome import Dead, Error, GivenBack, Outcome, Pause, Retry, Sent, Skipped, Unknown
 
 
 def digest(event_id: str, rule: str, target: str) -> str:
@@ -96,6 +96,8 @@ class Mark:
                 return "sending"
             case Sent():
                 return "sent"
+            case Skipped():
+                return "skipped"
             case Dead():
                 return "dead"
             case Unknown():
@@ -106,4 +108,4 @@ class Mark:
     @property
     def finishes(self) -> bool:
         """Whether the next of the queue may come."""
-        return isinstance(self.outcome, Sent | Dead | Unknown)
+        return isinstance(self.outcome, Sent | Skipped | Dead | Unknown)

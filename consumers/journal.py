@@ -11,7 +11,7 @@ from cdc.runtime import metrics
 from cdc.runtime.log import get_logger
 from consumers.delivery import Delivery, Mark
 from consumers.ledger import Ledger
-from consumers.outcome import Dead, GivenBack, Pause, Retry, Sent, Unknown
+from consumers.outcome import Dead, GivenBack, Pause, Retry, Sent, Skipped, Unknown
 
 _log = get_logger("deliver")
 
@@ -23,6 +23,8 @@ def write(mark: Mark) -> None:
     match became:
         case Sent():
             _sent(delivery, facts)
+        case Skipped(error):
+            _log.info("delivery_skipped", **facts, **error)
         case Dead(error) | Unknown(error):
             _log.error(f"delivery_{mark.state}", **facts, **error)
         case Retry(after_s, error):

@@ -18,7 +18,7 @@ from cdc.runtime import postgres
 from cdc.runtime.errors import EnvelopeInvalid, ServiceError
 from consumers import queries
 from consumers.delivery import Delivery, Entry, Leased, Mark, Planned
-from consumers.outcome import GivenBack, Outcome, Pause
+from consumers.outcome import GivenBack, Outcome, Pause, Skipped
 
 __all__ = ["Delivery", "Ledger"]
 
@@ -140,7 +140,8 @@ class Ledger:
         if isinstance(outcome, Pause):
             run("fail_lane", lane | {"pause_s": outcome.pause_s, "reason": outcome.error["reason"]})
         elif delivery.lane_failures:
-            run("release_probe" if isinstance(outcome, GivenBack) else "clear_lane", lane)
+            # What was given back or skipped had no answer: nothing is known about the dependency yet.
+            run("release_probe" if isinstance(outcome, GivenBack | Skipped) else "clear_lane", lane)
 
     def change(self, queues: Sequence[Queue], name: str, values: Mapping[str, object]) -> list[Any]:
         """Run an operator's change of deliveries in these queues; a queue that is left without a head gets one."""

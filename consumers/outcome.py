@@ -22,6 +22,13 @@ ASKED_MAX_S = 24 * 3600.0
 Error = dict[str, object]
 
 
+class SkipDelivery(ServiceError):
+    """There is nothing to be done any more; an effect raises it before its point of no return.
+
+    Its message is the reason that the ledger keeps: a word of ours, never a value.
+    """
+
+
 class LeaseLost(RetryableError):
     """This worker no longer holds the delivery, or not for long enough: nothing may be sent."""
 
@@ -38,6 +45,13 @@ class Retry:
     """Try again later; the attempt is spent."""
 
     after_s: float
+    error: Error
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """There was nothing to be done any more; the reason stays."""
+
     error: Error
 
 
@@ -68,7 +82,7 @@ class GivenBack:
     """Nothing was tried: anyone may take it, the attempt is given back."""
 
 
-Outcome = Sent | Retry | Dead | Unknown | Pause | GivenBack
+Outcome = Sent | Skipped | Retry | Dead | Unknown | Pause | GivenBack
 
 
 class Tried(Protocol):
@@ -89,6 +103,8 @@ def decide(error: Exception, delivery: Tried, policy: Rule, *, sending: bool, no
 
     `jitter` is in [0, 1).
     """
+    if isinstance(error, SkipDelivery):
+        return Skipped(skipped(error.message))
     if isinstance(error, LeaseLost) or (isinstance(error, FatalError) and not sending):
         return GivenBack()
     if isinstance(error, DependencyDown):
@@ -110,6 +126,11 @@ def expired(state: str, attempt: int, policy: Rule) -> Outcome:
     if attempt >= policy.attempts:
         return Dead(error | {"reason": f"given up after {attempt} attempts: {error['reason']}"})
     return Retry(0.0, error)
+
+
+def skipped(reason: str) -> Error:
+    """Write why nothing was done as the ledger keeps it, whether that was seen when it was planned or later."""
+    return {"class": "Skipped", "code": None, "reason": reason}
 
 
 def describe(error: Exception, prefix: str = "") -> Error:

@@ -17,7 +17,7 @@ from cdc.runtime.sections import Rule, User
 from cdc.runtime.settings import Settings
 from consumers.delivery import Planned
 from consumers.events import Event, changed, committed_at, kind_of
-from consumers.outcome import describe
+from consumers.outcome import describe, skipped
 from consumers.services import plans
 
 Names = Mapping[str, Any]
@@ -104,8 +104,7 @@ class Rules:
         except PermanentError as exc:
             return [Planned(rule.name, target, lane, "dead", describe(exc)) for target, lane in targets]
         if reason:
-            error: dict[str, object] = {"class": "Skipped", "code": None, "reason": reason}
-            return [Planned(rule.name, target, lane, "skipped", error) for target, lane in targets]
+            return [Planned(rule.name, target, lane, "skipped", skipped(reason)) for target, lane in targets]
         return [Planned(rule.name, target, lane) for target, lane in targets]
 
     def _targets(self, rule: Rule, event: Event) -> list[tuple[str, str]]:

@@ -18,6 +18,7 @@ from consumers.lanes import Lane, Lanes
 from consumers.ledger import Ledger
 from consumers.marks import Marks
 from consumers.migrations import migrate
+from consumers.outcome import SkipDelivery
 from consumers.process import Crew
 from consumers.rules import Rules
 from deploy.local.net import until
@@ -199,6 +200,21 @@ def test_a_rejected_delivery_is_a_dead_letter_and_the_next_flows(
         ("dead", 1, "MailRejected", "550 5.1.1 no such user"),
         ("sent", 1, None, None),
     ]
+
+
+def test_what_needs_no_doing_any_more_is_skipped_with_its_reason_and_the_next_flows(
+    ledger: Ledger, start: Start, database: Database
+) -> None:
+    def skip_first(delivery: Delivery, _: object) -> None:
+        if delivery.event_id.endswith("1:1"):
+            raise SkipDelivery("gone")
+
+    effect = Effect(skip_first)
+    ledger.store([entry(1), entry(2)])
+    start(effect)
+    until_ended(ledger)
+    assert sorted(errors(database), key=str) == [("sent", 1, None, None), ("skipped", 1, "Skipped", "gone")]
+    assert_one_head_per_queue(database)
 
 
 def test_an_unexpected_error_counts_and_its_text_stays_out(ledger: Ledger, start: Start, database: Database) -> None:

@@ -8,7 +8,7 @@ import pytest
 from consumers.delivery import Delivery, Leased, Mark, Planned
 from consumers.ledger import Ledger
 from consumers.migrations import migrate
-from consumers.outcome import Dead, GivenBack, Outcome, Pause, Retry, Sent, Unknown
+from consumers.outcome import Dead, GivenBack, Outcome, Pause, Retry, Sent, Skipped, Unknown, skipped
 from deploy.local.net import until
 from tests.support.database import Database
 from tests.support.ledgers import LANE, RULES, assert_one_head_per_queue, entry, states
@@ -285,10 +285,11 @@ def test_after_a_pause_one_delivery_of_all_processes_probes(open_ledger: OpenLed
     assert len(claim(mine)) == 7
 
 
-def test_a_probe_that_comes_back_untried_lets_another_probe(ledger: Ledger) -> None:
-    ledger.store([entry(1)])
+@pytest.mark.parametrize("untried", [GivenBack(), Skipped(skipped("gone"))])
+def test_a_probe_that_comes_back_untried_lets_another_probe(ledger: Ledger, untried: Outcome) -> None:
+    ledger.store([entry(1), entry(2)])
     finish(ledger, claim(ledger)[0], Pause(0, ERROR))
-    finish(ledger, claim(ledger)[0], GivenBack())
+    finish(ledger, claim(ledger)[0], untried)
     (probe,) = claim(ledger)
     assert probe.lane_failures == 1
 

@@ -28,6 +28,8 @@ from consumers.outcome import (
     Outcome,
     Pause,
     Retry,
+    SkipDelivery,
+    Skipped,
     Unknown,
     decide,
     describe,
@@ -72,6 +74,7 @@ def became(
         (CallRejected("422"), False, Dead, Dead),
         (TemplateInvalid("no name"), False, Dead, Dead),
         (EnvelopeInvalid("no row"), False, Dead, Dead),
+        (SkipDelivery("suppressed"), False, Skipped, Skipped),
         (LeaseLost("late"), False, GivenBack, GivenBack),
         (AccessDenied("password"), False, GivenBack, GivenBack),
         (AccessDenied("password"), True, Unknown, Retry),
@@ -127,6 +130,11 @@ def test_pauses_grow_to_a_minute_or_to_what_was_asked_for() -> None:
     grown = [round(pause_s(failures, DependencyDown("down"))) for failures in range(8)]
     assert grown == [1, 2, 4, 8, 16, 32, 60, 60]
     assert pause_s(0, DependencyDown("503", retry_after_s=90)) == 90
+
+
+def test_what_is_skipped_keeps_its_reason_even_at_the_last_attempt() -> None:
+    skipped = became(SkipDelivery("gone"), Facts(attempt=99, created_at=NOW - timedelta(days=9)))
+    assert skipped == Skipped({"class": "Skipped", "code": None, "reason": "gone"})
 
 
 def test_a_foreign_errors_text_stays_out_of_the_ledger() -> None:
