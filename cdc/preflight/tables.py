@@ -1,0 +1,53 @@
+"""What preflight says of the captured tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cdc import catalog
+from cdc.preflight.ask import one
+from cdc.relation import Relation
+from cdc.rows import plan
+from cdc.runtime import postgres
+from cdc.runtime.errors import ConfigInvalid
+from cdc.runtime.findings import Finding
+from cdc.runtime.sections import SourceTable
+from cdc.runtime.settings import Settings
+
+
+def look(connection: postgres.Connection, settings: Settings, table: SourceTable) -> Iterator[Finding]:
+    name = table.name.sql()
+    relation = catalog.read_relation(connection, table.name)
+    if relation is None:
+        yield Finding("fault", f"there is no table {name}", "it is named in source.tables", "correct source.tables")
+        return
+    if not one(connection, "SELECT has_table_privilege(%s, 'SELECT')", (name,)):
+        role = one(connection, "SELECT quote_ident(current_user)")
+        remedy = f"GRANT USAGE ON SCHEMA {table.name.schema} TO {role}; GRANT SELECT ON {name} TO {role};"
+        yield Finding("fault", f"the role may not read {name}", "the initial snapshot reads its rows", remedy)
+    try:
+        planned = plan(settings.source, table, relation)
+    except ConfigInvalid as exc:
+        yield Finding("fault", exc.message, remedy=exc.hint)
+        return
+    left_out = ", ".join(sorted(set(planned.columns) - set(planned.written()))) or "none"
+    yield Finding("ok", f"{name} is captured; columns that stay home: {left_out}")
+    yield from _identity(settings, relation, planned.written())
+
+
+def _identity(settings: Settings, relation: Relation, written: list[str]) -> Iterator[Finding]:
+    name = relation.name.sql()
+    if not relation.key and not relation.full_identity:
+        why = "PostgreSQL logs no updates and deletes of it that could be decoded; inserts flow with a null key"
+        yield Finding("warning", f"{name} has no primary key", why, f"ALTER TABLE {name} ADD PRIMARY KEY (...);")
+    for rule in settings.rules:
+        watched = {kind.removeprefix("changed:") for kind in rule.on if kind.startswith("changed:")}
+        if not watched or settings.table_of(rule) != relation.name:
+            continue
+        if unseen := sorted(watched - set(written)):
+            what = f"the rule {rule.name} watches {', '.join(unseen)}, which {name} has not or which stays home"
+            yield Finding("fault", what, "it would never match", "correct rules.on, or source.tables.allow")
+        if not relation.full_identity:
+            why = f"the rule {rule.name} is on changed:{min(watched)}, which needs the old row"
+            remedy = f"ALTER TABLE {name} REPLICA IDENTITY FULL;"
+            yield Finding("fault", f"{name} logs no old rows", why, remedy)
