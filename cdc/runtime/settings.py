@@ -20,16 +20,14 @@ from cdc.runtime.sections import (
     Consume,
     Kafka,
     Ledger,
-    Links,
     Metrics,
     Name,
     Rule,
     Service,
-    Smtp,
     Source,
-    Templates,
     User,
 )
+from cdc.runtime.sections_mail import Links, Smtp, Templates
 
 #: Names without a double underscore (PGHERALD_CONFIG, PGHERALD_LOG) are not settings.
 _PREFIX = "PGHERALD_"

@@ -32,7 +32,7 @@ from datetime import UTC, datetime, timedelta
 
 from itsdangerous import BadPayload, URLSafeTimedSerializer
 
-from cdc.runtime.sections import Links
+from cdc.runtime.sections_mail import Links
 
 #: One salt a purpose: a link for one thing is worth nothing for another.
 VERIFY = "pgherald.verify"

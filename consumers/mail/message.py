@@ -23,7 +23,7 @@ import email_validator
 from email_validator import EmailNotValidError, ValidatedEmail, validate_email
 
 from cdc.runtime.errors import ConfigInvalid, MailRejected
-from cdc.runtime.sections import Smtp
+from cdc.runtime.sections_mail import Smtp
 from consumers.delivery import digest
 
 # We check the syntax. Whether a domain takes mail is for the relay to say, which may well know `corp.local`.

@@ -23,7 +23,8 @@ from pydantic import SecretStr
 
 from cdc.contract.envelope import Envelope, Op, Row, Source
 from cdc.runtime.errors import ConfigInvalid, MailRejected, ServiceError, TemplateInvalid
-from cdc.runtime.sections import Links, Smtp, User
+from cdc.runtime.sections import User
+from cdc.runtime.sections_mail import Links, Smtp
 from cdc.runtime.settings import Settings
 from consumers.mail import links, message
 from consumers.mail.message import Mail, Rendered

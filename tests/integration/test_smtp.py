@@ -16,7 +16,7 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from cdc.contract.envelope import Envelope as Change
 from cdc.contract.envelope import Row, Source
 from cdc.runtime.errors import ConfigInvalid, ConnectionLost, Deferred, DependencyDown, MailRejected, ServiceError
-from cdc.runtime.sections import Smtp
+from cdc.runtime.sections_mail import Smtp
 from cdc.runtime.settings import Settings
 from consumers.delivery import Delivery
 from consumers.mail.effect import MailEffect

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from itsdangerous import BadData, BadPayload, BadSignature, SignatureExpired, URLSafeTimedSerializer
 
-from cdc.runtime.sections import Links
+from cdc.runtime.sections_mail import Links
 from consumers.mail.links import check, seen, verify_url
 
 KEY, EMAIL = '{"id":"a"}', "ada@example.org"

@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cdc.runtime.errors import ConfigInvalid, MailRejected
-from cdc.runtime.sections import Smtp
+from cdc.runtime.sections_mail import Smtp
 from consumers.mail import message
 from consumers.mail.message import Mail, Rendered, Sender, compose, message_id
 

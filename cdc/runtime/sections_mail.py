@@ -1,0 +1,53 @@
+"""The sections of the settings file that are about mails: templates, the relay, signed links."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, SecretStr, StringConstraints, model_validator
+
+from cdc.runtime.fields import Duration, Rate, SettingsPath, parse_duration
+from cdc.runtime.sections import SecretFile, Secrets, Section
+
+
+class Templates(Section):
+    """Where the templates lie."""
+
+    path: Annotated[SettingsPath, Field(validate_default=True)] = Path("templates")
+
+
+class Smtp(Section):
+    """The mail relay."""
+
+    host: Annotated[str, StringConstraints(min_length=1)]
+    port: Annotated[int, Field(ge=1, le=65535)] = 587
+    security: Literal["starttls", "tls", "none"] = "starttls"
+    ca_file: SettingsPath | None = None
+    username: str = ""
+    password: SecretStr | None = None
+    password_file: SecretFile = None
+    connections: Annotated[int, Field(ge=1, le=256)] = 8
+    rate: Rate = None
+    sender: Annotated[str, StringConstraints(min_length=3)]
+    envelope_from: str = ""
+
+    @model_validator(mode="after")
+    def _plain_only_on_this_machine(self) -> Self:
+        if self.security == "none" and not _is_loopback(self.host):
+            raise ValueError('security: "none" is for a relay on 127.0.0.1; use "starttls" or "tls"')
+        return self
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or re.fullmatch(r"127(\.\d{1,3}){3}", host) is not None
+
+
+class Links(Section):
+    """The signed links in mails."""
+
+    base_url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s?#]+$")]
+    secret: Secrets
+    secret_file: SecretFile = None
+    max_age: Duration = parse_duration("48h")
