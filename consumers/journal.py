@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -29,6 +30,8 @@ def write(mark: Mark) -> None:
             _log.error(f"delivery_{mark.state}", **facts, **error)
         case Retry(after_s, error):
             _log.warning("delivery_retried", after_s=round(after_s, 3), **facts, **error)
+        case Pause(math.inf, error):
+            _log.error("lane_stopped", **facts, **error)
         case Pause(pause_s, error):
             _log.warning("lane_down", pause_s=round(pause_s, 3), **facts, **error)
         case GivenBack() | None:

@@ -5,6 +5,7 @@ A transition happens only for the worker that holds the lease; heads are promote
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -16,7 +17,8 @@ from cdc.contract.envelope import Envelope, Source, decode
 from cdc.contract.position import format_lsn
 from cdc.runtime import postgres
 from cdc.runtime.errors import EnvelopeInvalid, ServiceError
-from consumers import queries
+from cdc.runtime.log import get_logger
+from consumers import breaker, queries
 from consumers.delivery import Delivery, Entry, Leased, Mark, Planned
 from consumers.outcome import GivenBack, Outcome, Pause, Skipped
 
@@ -38,6 +40,8 @@ Queue = tuple[str, str | None]
 
 #: What `claim` gives first; then come the envelope and the raw bytes.
 _FACTS = [field.name for field in fields(Delivery) if field.name not in ("envelope", "unreadable")]
+
+_log = get_logger("ledger")
 
 #: Runs a named query with its values and gives the rows.
 Run = Callable[[str, Mapping[str, object]], list[Any]]
@@ -130,14 +134,33 @@ class Ledger:
             kept = {row[0] for row in run("mark", _mark_columns(marks))}
             if promoted := _queues([mark for mark in finishing if mark.delivery.id in kept]):
                 run("promote", _queue_columns(promoted))
-            for mark in marks:
-                if mark.delivery.id in kept and mark.outcome is not None:
-                    self._mark_lane(run, mark.delivery, mark.outcome)
+            self._mark_lanes(run, [mark for mark in marks if mark.delivery.id in kept])
             return kept
+
+    def _mark_lanes(self, run: Run, marks: Sequence[Mark]) -> None:
+        """Sorted by lane: two transactions never wait for each other crosswise."""
+        for mark in sorted(marks, key=lambda mark: mark.delivery.lane):
+            if mark.outcome is not None:
+                self._mark_lane(run, mark.delivery, mark.outcome)
+        tallies = breaker.tally(marks)
+        if succeeded := [lane for lane, tally in tallies.items() if tally.succeeded]:
+            run("forget_alike", {"lanes": succeeded})
+        for lane, tally in tallies.items():
+            for alike, whom in tally.failed:
+                self._count_alike(run, lane, alike, whom)
+
+    def _count_alike(self, run: Run, lane: str, alike: str, whom: str) -> None:
+        ((count,),) = run("count_alike", {"lane": lane, "alike": alike, "whom": whom})
+        if count < breaker.ALIKE_MAX:
+            return
+        for (reason,) in run("stop_lane", {"lane": lane, "reason": breaker.reason(lane, alike)}):
+            _log.error("lane_stopped", lane=lane, reason=reason)
 
     def _mark_lane(self, run: Run, delivery: Delivery | Leased, outcome: Outcome) -> None:
         lane = {"lane": delivery.lane, "failures": delivery.lane_failures}
-        if isinstance(outcome, Pause):
+        if isinstance(outcome, Pause) and math.isinf(outcome.pause_s):
+            run("stop_lane", {"lane": delivery.lane, "reason": outcome.error["reason"]})
+        elif isinstance(outcome, Pause):
             run("fail_lane", lane | {"pause_s": outcome.pause_s, "reason": outcome.error["reason"]})
         elif delivery.lane_failures:
             # What was given back or skipped had no answer: nothing is known about the dependency yet.

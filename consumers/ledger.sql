@@ -180,18 +180,47 @@ INSERT INTO pgherald.lane AS known (consumer, lane, paused_until, failures, reas
 VALUES (%(consumer)s, %(lane)s, clock_timestamp() + %(pause_s)s * interval '1 second', %(failures)s + 1, %(reason)s)
 ON CONFLICT (consumer, lane) DO UPDATE
 SET paused_until = excluded.paused_until, failures = excluded.failures, reason = excluded.reason
-WHERE known.failures = %(failures)s AND known.paused_by IS NULL
+WHERE known.failures = %(failures)s AND known.paused_by IS NULL AND known.paused_until IS DISTINCT FROM 'infinity'
 RETURNING failures
+
+-- name: stop_lane
+-- Until an operator resumes it. An operator's own pause keeps the operator's name and reason.
+INSERT INTO pgherald.lane AS known (consumer, lane, paused_until, reason)
+VALUES (%(consumer)s, %(lane)s, 'infinity', %(reason)s)
+ON CONFLICT (consumer, lane) DO UPDATE
+SET paused_until = 'infinity', reason = excluded.reason, alike = NULL, alike_keys = '{}'
+WHERE known.paused_by IS NULL
+RETURNING reason
 
 -- name: clear_lane
 UPDATE pgherald.lane SET paused_until = NULL, failures = 0, reason = NULL
 WHERE consumer = %(consumer)s AND lane = %(lane)s AND failures = %(failures)s AND paused_by IS NULL
+    AND paused_until IS DISTINCT FROM 'infinity'
 RETURNING lane
 
 -- name: release_probe
 -- The probe came back without an answer: the next claim probes again.
 UPDATE pgherald.lane SET paused_until = clock_timestamp()
 WHERE consumer = %(consumer)s AND lane = %(lane)s AND failures = %(failures)s AND paused_by IS NULL
+    AND paused_until IS DISTINCT FROM 'infinity'
+
+-- name: count_alike
+-- One more user of a lane failed; how many did in a row, each in the same way. A user who fails again is no other user.
+INSERT INTO pgherald.lane AS known (consumer, lane, alike, alike_keys)
+VALUES (%(consumer)s, %(lane)s, %(alike)s, ARRAY[hashtextextended(%(whom)s, 0)])
+ON CONFLICT (consumer, lane) DO UPDATE
+SET alike = excluded.alike,
+    alike_keys = CASE
+        WHEN known.alike IS DISTINCT FROM excluded.alike THEN excluded.alike_keys
+        WHEN known.alike_keys @> excluded.alike_keys THEN known.alike_keys
+        ELSE known.alike_keys || excluded.alike_keys
+    END
+RETURNING cardinality(alike_keys)
+
+-- name: forget_alike
+-- Someone succeeded: the others failed for reasons of their own.
+UPDATE pgherald.lane SET alike = NULL, alike_keys = '{}'
+WHERE consumer = %(consumer)s AND lane = ANY (%(lanes)s) AND alike IS NOT NULL
 
 -- name: lane_figures
 SELECT lane, count(*) AS backlog, extract(epoch FROM clock_timestamp() - min(created_at))::float8 AS oldest_s

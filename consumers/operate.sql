@@ -60,7 +60,8 @@ ON CONFLICT (consumer, lane) DO UPDATE
 SET paused_until = excluded.paused_until, reason = excluded.reason, paused_by = excluded.paused_by
 
 -- name: resume
-UPDATE pgherald.lane SET paused_until = NULL, failures = 0, reason = NULL, paused_by = NULL
+UPDATE pgherald.lane
+SET paused_until = NULL, failures = 0, reason = NULL, paused_by = NULL, alike = NULL, alike_keys = '{}'
 WHERE consumer = %(consumer)s AND lane = %(lane)s
 RETURNING lane
 

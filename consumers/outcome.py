@@ -6,12 +6,21 @@ and spends no one's attempt.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
 from cdc.runtime.backoff import delay_s
-from cdc.runtime.errors import ConnectionLost, DependencyDown, FatalError, PermanentError, RetryableError, ServiceError
+from cdc.runtime.errors import (
+    ConnectionLost,
+    DependencyDown,
+    DependencyGone,
+    FatalError,
+    PermanentError,
+    RetryableError,
+    ServiceError,
+)
 from cdc.runtime.sections import Rule
 
 #: A lane's pause doubles from the first to the last; both are short, as one probe costs nothing.
@@ -46,6 +55,7 @@ class Retry:
 
     after_s: float
     error: Error
+    alike: str = ""  #: how it failed, if others may fail the same way; empty: it is this delivery's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +70,7 @@ class Dead:
     """Give up. It stays, with the reason, and can be replayed."""
 
     error: Error
+    alike: str = ""  #: as a Retry's
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +84,7 @@ class Unknown:
 class Pause:
     """Everyone of this lane waits; the attempt is given back."""
 
-    pause_s: float
+    pause_s: float  #: infinite: until an operator resumes it
     error: Error
 
 
@@ -110,12 +121,14 @@ def decide(error: Exception, delivery: Tried, policy: Rule, *, sending: bool, no
     if isinstance(error, DependencyDown):
         return Pause(_pause_s(error, delivery.lane_failures, jitter), describe(error))
     if isinstance(error, PermanentError):
-        return Dead(describe(error))
+        return Dead(describe(error), _alike(error))
     if sending and not _is_answer(error) and _leaves_doubt(policy):
         return Unknown(describe(error))
     if exhausted := _exhausted(delivery, policy, now):
-        return Dead(describe(error, exhausted))
-    return Retry(_wait_s(error, delivery.attempt, policy, jitter), describe(error))
+        return Dead(describe(error, exhausted), _alike(error))
+    # An answer for now, such as a greylist's, comes to many and passes; a fault of ours comes to many and stays.
+    alike = "" if isinstance(error, ServiceError) else _alike(error)
+    return Retry(_wait_s(error, delivery.attempt, policy, jitter), describe(error), alike)
 
 
 def expired(state: str, attempt: int, policy: Rule) -> Outcome:
@@ -140,6 +153,12 @@ def describe(error: Exception, prefix: str = "") -> Error:
     else:
         reason, code = "unexpected error, see the log", None
     return {"class": type(error).__name__, "code": code, "reason": prefix + reason}
+
+
+def _alike(error: Exception) -> str:
+    """Name how a delivery failed, the same for everyone who fails so; nothing if the user's own values are why."""
+    fields = error.fields if isinstance(error, ServiceError) else {}
+    return "" if fields.get("users_own") else f"{type(error).__name__} {fields.get('code') or ''}".rstrip()
 
 
 def _leaves_doubt(policy: Rule) -> bool:
@@ -172,6 +191,8 @@ def _wait_s(error: Exception, attempt: int, policy: Rule, jitter: float) -> floa
 
 
 def _pause_s(error: DependencyDown, failures: int, jitter: float) -> float:
+    if isinstance(error, DependencyGone):
+        return math.inf
     return _asked_s(error) or delay_s(failures + 1, PAUSE_FIRST_S, PAUSE_MAX_S, jitter)
 
 

@@ -52,12 +52,19 @@ class DependencyDown(RetryableError):
     """A relay or a service is down for everyone: the lane pauses, no delivery's attempt is spent."""
 
 
+class DependencyGone(DependencyDown):
+    """A service says that it is gone for good: the lane stops until an operator resumes it."""
+
+
 class Deferred(RetryableError):
     """The other side refused this one delivery for now: it counts as an attempt and is tried again."""
 
 
 class PermanentError(ServiceError):
-    """This one delivery can never succeed as it is: it becomes a dead letter."""
+    """This one delivery can never succeed as it is: it becomes a dead letter.
+
+    The field `users_own` says that the cause lies in this user's values alone, and so says nothing about others.
+    """
 
 
 class EnvelopeInvalid(PermanentError):

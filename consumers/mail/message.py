@@ -113,13 +113,13 @@ def compose(
 
 def _address(email: str | None) -> ValidatedEmail:
     if not email or not email.strip():
-        raise MailRejected("the user has no mail address", code="no_address")
+        raise MailRejected("the user has no mail address", code="no_address", users_own=True)
     try:
         _safe("address", email.strip())
         return _validate(email.strip())
     except EmailNotValidError:
         # Not its text and not as the cause: it may quote the address.
-        raise MailRejected("the user's address is no mail address", code="address_invalid") from None
+        raise MailRejected("the user's address is no mail address", code="address_invalid", users_own=True) from None
 
 
 def _validate(address: str) -> ValidatedEmail:
@@ -151,7 +151,9 @@ def _encoded(header: str, text: str) -> str:
 
 def _safe(part: str, value: str) -> str:
     if _ENCODED_WORD in value or any(unicodedata.category(character) in _UNSAFE for character in value):
-        raise MailRejected(f"the {part} holds control characters or an encoded word", code="header_unsafe", part=part)
+        message = f"the {part} holds control characters or an encoded word"
+        # A subject's may be the template's, for everyone.
+        raise MailRejected(message, code="header_unsafe", part=part, users_own=part != "subject")
     return value
 
 
@@ -170,7 +172,7 @@ def _fit(body: str) -> str:
             return body
     except UnicodeEncodeError:
         pass
-    raise MailRejected("the text holds characters that no mail can", code="body_unfit")
+    raise MailRejected("the text holds characters that no mail can", code="body_unfit", users_own=True)
 
 
 def _serialise(headers: Mapping[str, str], body: bytes) -> bytes:
@@ -178,5 +180,6 @@ def _serialise(headers: Mapping[str, str], body: bytes) -> bytes:
     content = "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode() + body
     block, _, _ = content.partition(b"\r\n\r\n")
     if BytesHeaderParser(policy=policy.compat32).parsebytes(block).keys() != [*headers, *_MIME]:
-        raise MailRejected("the header block does not read back as it was meant", code="header_unsafe")
+        message = "the header block does not read back as it was meant"
+        raise MailRejected(message, code="header_unsafe", users_own=True)
     return content

@@ -278,7 +278,8 @@ def _mail_options(session: smtplib.SMTP, mail: Mail) -> list[str]:
             raise MailRejected(f"the mail is larger than the relay takes: {limit} bytes", code="too_large")
     if mail.needs_smtputf8:
         if not session.has_extn("smtputf8"):
-            raise MailRejected("the address is not ASCII, and the relay has no SMTPUTF8", code="no_smtputf8")
+            message = "the address is not ASCII, and the relay has no SMTPUTF8"
+            raise MailRejected(message, code="no_smtputf8", users_own=True)
         options += ["SMTPUTF8", "BODY=8BITMIME"]
     return options
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import httpx
 
-from cdc.runtime.errors import CallRejected, ConfigInvalid, Deferred, DependencyDown, ServiceError
+from cdc.runtime.errors import CallRejected, ConfigInvalid, Deferred, DependencyDown, DependencyGone, ServiceError
 from cdc.runtime.sections import Service
 from consumers.services import address
 
@@ -28,10 +28,8 @@ RETRY_AFTER_MAX_S = 3600.0
 _FOR_EVERYONE = frozenset((401, 408, 429, 502, 503, 504))
 #: About this one call and not for good. 409: its first attempt is still being worked on (IETF draft Idempotency-Key).
 _PASSES = frozenset((409, 423, 425))
-_HINTS = {
-    3: "Redirects are not followed: put the final address into the settings",
-    410: "The service says that it is gone for good: take it out of [plans], or give its new url",
-}
+_GONE = 410
+_NO_REDIRECT = "Redirects are not followed: put the final address into the settings"
 #: An answer's body is read so that the connection can be used again, up to here, and thrown away.
 _BODY_MAX_BYTES = 64 * 1024
 
@@ -111,12 +109,15 @@ def refusal(service: str, status: int, retry_after: str | None, now: datetime) -
     if 200 <= status <= 299:
         return None
     message, code = f"{service} answered {status}", str(status)
+    if status == _GONE:
+        hint = f"Give its new url or take it out of [plans], then `pgherald lanes resume service:{service}`"
+        return DependencyGone(message, hint=hint, code=code)
     if status in _FOR_EVERYONE:
         hint = f"See services.{service}.secret_file" if status == 401 else ""
         return DependencyDown(message, hint=hint, retry_after_s=retry_after_s(retry_after, now), code=code)
     if status in _PASSES or 500 <= status <= 599:
         return Deferred(message, retry_after_s=retry_after_s(retry_after, now), code=code)
-    return CallRejected(message, hint=_HINTS.get(status // 100 if status < 400 else status, ""), code=code)
+    return CallRejected(message, hint=_NO_REDIRECT if status < 400 else "", code=code)
 
 
 def retry_after_s(header: str | None, now: datetime) -> float | None:

@@ -9,15 +9,17 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from cdc.runtime.errors import AccessDenied, ConnectionLost, Deferred, DependencyDown, MailRejected
+from cdc.runtime.errors import AccessDenied, ConnectionLost, Deferred, DependencyDown, MailRejected, TemplateInvalid
 from cdc.runtime.lifecycle import Stop
 from cdc.runtime.settings import Settings
+from consumers.breaker import ALIKE_MAX
 from consumers.deliver import Deliver
 from consumers.delivery import Delivery, Mark, Planned
 from consumers.lanes import Lane, Lanes
 from consumers.ledger import Ledger
 from consumers.marks import Marks
 from consumers.migrations import migrate
+from consumers.operations import Operations
 from consumers.outcome import SkipDelivery
 from consumers.process import Crew
 from consumers.rules import Rules
@@ -273,6 +275,33 @@ def test_a_dependency_that_is_down_pauses_the_lane_and_spends_no_attempt(
     assert len(effect.sent) == 20
     assert {delivery.attempt for delivery in effect.sent} == {1}
     assert database.execute("SELECT failures, paused_until FROM pgherald.lane") == [(0, None)]
+
+
+def test_a_bad_release_stops_the_lane_and_after_its_mending_the_rest_is_sent(
+    ledger: Ledger, start: Start, database: Database
+) -> None:
+    mended = threading.Event()
+
+    def broken(_delivery: Delivery, _: object) -> None:
+        if not mended.is_set():
+            raise TemplateInvalid("welcome/body.txt.j2, line 3: UndefinedError")
+
+    effect = Effect(broken)
+    ledger.store([entry(lsn, f"k{lsn}") for lsn in range(200)])
+    for name in ("one", "two"):
+        start(effect, name, workers=2)
+    until(lambda: ledger.paused_lanes() and not effect.running, 20, "the lane to stop")
+    until(lambda: not database.execute("SELECT 1 FROM pgherald.delivery WHERE leased_by IS NOT NULL"), 10, "the rest")
+    dead = Counter(states(database).values())["dead"]
+    # What two processes of two workers had taken before: four each.
+    assert ALIKE_MAX <= dead <= ALIKE_MAX + 2 * 4
+    mended.set()
+    assert Operations(database.dsn).resume("mail", LANE)
+    until_ended(ledger)
+    assert Counter(states(database).values()) == {"dead": dead, "sent": 200 - dead}
+    assert database.execute("SELECT alike, alike_keys, paused_until, reason FROM pgherald.lane") == [
+        (None, [], None, None)
+    ]
 
 
 def test_what_a_killed_worker_had_is_taken_over(ledger: Ledger, start: Start, database: Database) -> None:

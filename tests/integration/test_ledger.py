@@ -1,10 +1,12 @@
 """The ledger on a real PostgreSQL: heads, leases, transitions, lanes."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import pytest
 
+from consumers.breaker import ALIKE_MAX
 from consumers.delivery import Delivery, Leased, Mark, Planned
 from consumers.ledger import Ledger
 from consumers.migrations import migrate
@@ -292,6 +294,71 @@ def test_a_probe_that_comes_back_untried_lets_another_probe(ledger: Ledger, untr
     finish(ledger, claim(ledger)[0], untried)
     (probe,) = claim(ledger)
     assert probe.lane_failures == 1
+
+
+def stopped(database: Database) -> list[tuple[object, ...]]:
+    return database.execute("SELECT paused_until = 'infinity', paused_by, reason FROM pgherald.lane")
+
+
+DIES = Dead(ERROR | {"class": "TemplateInvalid"}, "TemplateInvalid")
+
+
+def test_many_users_who_fail_alike_in_a_row_stop_the_lane_whatever_the_process(
+    open_ledger: OpenLedger, database: Database
+) -> None:
+    processes = [open_ledger("one"), open_ledger("two")]
+    processes[0].store([entry(lsn, f"k{lsn}") for lsn in range(100)])
+    count = 0
+    while claimed := claim(processes[count % 2], 1):
+        finish(processes[count % 2], claimed[0], DIES)
+        count += 1
+    assert count == ALIKE_MAX
+    ((forever, paused_by, reason),) = stopped(database)
+    assert (forever, paused_by) == (True, None)
+    assert str(reason).startswith("systemic: 20 users in a row failed alike (TemplateInvalid)")
+    assert f"pgherald lanes resume {LANE}" in str(reason)
+    assert processes[0].paused_lanes() == {LANE}
+    assert processes[0].unfinished() == 80
+
+
+def test_one_success_or_another_way_to_fail_begins_the_count_again(ledger: Ledger, database: Database) -> None:
+    ledger.store([entry(lsn, f"k{lsn}") for lsn in range(100)])
+    for number, delivery in enumerate(claim(ledger, 100)):
+        other = Sent({}) if number % 20 == 10 else Dead(ERROR, "EnvelopeInvalid")
+        finish(ledger, delivery, other if number % 10 == 0 else DIES)
+    assert stopped(database) == [(None, None, None)]
+
+
+def test_one_user_who_fails_again_and_again_stops_nobody(ledger: Ledger, database: Database) -> None:
+    ledger.store([entry(lsn, "a") for lsn in range(50)])
+    while claimed := claim(ledger):
+        finish(ledger, claimed[0], DIES)
+    assert stopped(database) == [(None, None, None)]
+
+
+def test_a_batch_of_deaths_stops_the_lane_and_one_of_successes_does_not(ledger: Ledger, database: Database) -> None:
+    ledger.store([entry(lsn, f"k{lsn}") for lsn in range(60)])
+    claimed = claim(ledger, 60)
+    mixed = [Mark(delivery, Sent({}) if delivery is claimed[15] else DIES, "me") for delivery in claimed[:30]]
+    ledger.mark(mixed)
+    assert stopped(database) == [(None, None, None)]
+    ledger.mark([Mark(delivery, DIES, "me") for delivery in claimed[30:36]])
+    assert stopped(database)[0][0] is True
+
+
+def test_a_lane_that_stopped_is_opened_by_an_operator_alone(ledger: Ledger, database: Database) -> None:
+    ledger.store([entry(lsn, f"k{lsn}") for lsn in range(9)])
+    finish(ledger, claim(ledger, 1)[0], Pause(0, ERROR))
+    (probe,) = claim(ledger)
+    finish(ledger, probe, Pause(math.inf, ERROR))
+    assert stopped(database) == [(True, None, "later")]
+    database.execute("UPDATE pgherald.delivery SET state = 'claimed', leased_by = 'me' WHERE id = %s", (probe.id,))
+    for outcome in (Pause(0, ERROR), GivenBack(), Sent({})):
+        database.execute("UPDATE pgherald.delivery SET leased_by = 'me', state = 'claimed' WHERE id = %s", (probe.id,))
+        assert finish(ledger, probe, outcome)
+        assert stopped(database) == [(True, None, "later")]
+        assert claim(ledger) == []
+    assert set(database.execute("SELECT attempt FROM pgherald.delivery WHERE state = 'pending'")) == {(0,)}
 
 
 def test_a_failure_does_not_end_an_operators_pause(ledger: Ledger, database: Database) -> None:

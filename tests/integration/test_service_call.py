@@ -13,7 +13,7 @@ import pytest
 from standardwebhooks import Webhook
 
 from cdc.contract.envelope import Envelope, Row, Source
-from cdc.runtime.errors import CallRejected, ConfigInvalid, Deferred, DependencyDown, ServiceError
+from cdc.runtime.errors import CallRejected, ConfigInvalid, Deferred, DependencyDown, DependencyGone, ServiceError
 from cdc.runtime.settings import Settings
 from consumers.delivery import Delivery
 from consumers.outcome import LeaseLost
@@ -150,7 +150,7 @@ def test_without_permission_nothing_is_said(endpoint: Endpoint, connect: Connect
         (Answer(429, {"Retry-After": "86400"}), DependencyDown, 3600),
         (Answer(401), DependencyDown, None),
         (Answer(404), CallRejected, None),
-        (Answer(410), CallRejected, None),
+        (Answer(410), DependencyGone, None),
         (Answer(422, {}, b'{"user": "ada@example.org"}'), CallRejected, None),
         (Answer(302, {"Location": "/elsewhere"}), CallRejected, None),
         (Answer(307, {"Location": "/elsewhere"}), CallRejected, None),

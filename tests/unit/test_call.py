@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc.runtime.errors import CallRejected, Deferred, DependencyDown, RetryableError, ServiceError
+from cdc.runtime.errors import CallRejected, Deferred, DependencyDown, DependencyGone, RetryableError, ServiceError
 from consumers.services.call import RETRY_AFTER_MAX_S, refusal, retry_after_s
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -27,7 +27,7 @@ NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
         (404, CallRejected),
         (408, DependencyDown),
         (409, Deferred),
-        (410, CallRejected),
+        (410, DependencyGone),
         (422, CallRejected),
         (423, Deferred),
         (425, Deferred),
@@ -48,7 +48,7 @@ def test_a_status_is_a_success_or_about_everyone_or_about_the_call(
         assert found.fields == {"code": str(status)}
         assert str(found).startswith(f"storage answered {status}")
     if isinstance(found, RetryableError):
-        assert found.retry_after_s == 7
+        assert found.retry_after_s == (None if status == 410 else 7)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What becomes of a delivery whose effect failed."""
 
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -13,6 +14,7 @@ from cdc.runtime.errors import (
     ConnectionLost,
     Deferred,
     DependencyDown,
+    DependencyGone,
     EnvelopeInvalid,
     MailRejected,
     RetryableError,
@@ -130,6 +132,29 @@ def test_pauses_grow_to_a_minute_or_to_what_was_asked_for() -> None:
     grown = [round(pause_s(failures, DependencyDown("down"))) for failures in range(8)]
     assert grown == [1, 2, 4, 8, 16, 32, 60, 60]
     assert pause_s(0, DependencyDown("503", retry_after_s=90)) == 90
+
+
+def test_a_service_that_is_gone_pauses_its_lane_until_someone_resumes_it() -> None:
+    gone = became(DependencyGone("410", retry_after_s=5), sending=True)
+    assert gone == Pause(math.inf, describe(DependencyGone("410")))
+
+
+@pytest.mark.parametrize(
+    ("error", "attempt", "alike"),
+    [
+        (TemplateInvalid("welcome/body.txt.j2: UndefinedError"), 1, "TemplateInvalid"),
+        (CallRejected("newsletter answered 422", code="422"), 1, "CallRejected 422"),
+        (MailRejected("550 5.7.1 policy", code="550 5.7.1"), 1, "MailRejected 550 5.7.1"),
+        (MailRejected("550 5.1.1 no such user", code="550 5.1.1", users_own=True), 1, ""),
+        (KeyError("a bug"), 1, "KeyError"),
+        (Deferred("451 greylisted", code="451"), 1, ""),
+        (Deferred("500", code="500"), 12, "Deferred 500"),
+    ],
+)
+def test_a_failure_says_whether_others_may_fail_alike(error: Exception, attempt: int, alike: str) -> None:
+    failed = became(error, Facts(attempt=attempt))
+    assert isinstance(failed, Dead | Retry)
+    assert failed.alike == alike
 
 
 def test_what_is_skipped_keeps_its_reason_even_at_the_last_attempt() -> None:
