@@ -89,6 +89,7 @@ def of(settings: Settings, consumer: str, now_s: float) -> Lanes:
     if consumer == "services":
         services = settings.services.items()
         lanes = [Lane(f"service:{name}", service.connections, service.rate) for name, service in services]
+        lanes += [Lane(f"service:({kind})", 1) for kind in {rule.services for rule in settings.rules_of(consumer)}]
         return Lanes(lanes, workers=sum(lane.connections for lane in lanes), ahead=0, now_s=now_s)
     workers = settings.smtp.connections if settings.smtp else 1
     lanes = [Lane(f"mail:{rule.name}", 2 * workers) for rule in settings.rules_of(consumer)]

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
-from typing import Protocol
 
 from cdc.runtime import health
 from cdc.runtime.errors import ConfigInvalid, FatalError, RetryableError, ServiceError
@@ -22,8 +21,8 @@ from cdc.runtime.log import get_logger
 from cdc.runtime.settings import Settings
 from consumers import journal, lanes
 from consumers.deliver import GRACE_S, Deliver
-from consumers.delivery import Delivery
 from consumers.ingest import Ingest
+from consumers.last_look import ClosableEffect, LastLook
 from consumers.ledger import Ledger
 from consumers.marks import Marks
 from consumers.migrations import migrate
@@ -34,13 +33,6 @@ _MEASURE_S = 15.0
 #: A loop that has not come round for so long is stuck.
 _STUCK_S = 60.0
 _log = get_logger("consumers")
-
-
-class ClosableEffect(Protocol):
-    """What a consumer does with a delivery, and the connections it keeps for it."""
-
-    def __call__(self, delivery: Delivery, sending: Callable[[], None]) -> dict[str, object]: ...
-    def close(self) -> None: ...
 
 
 class Crew:
@@ -85,7 +77,7 @@ def consume(settings: Settings, name: str, stop: Stop) -> None:
     except RetryableError:
         return  # only a stop request ends that patience
     _log.info("consumer_started", consumer=name, rules=sorted(rules.by_name), migrations=applied)
-    with closing(_effect(settings, name)) as effect:
+    with closing(LastLook(settings, rules, _effect(settings, name))) as effect:
         _run(settings, name, rules, effect, stop)
     _log.info("consumer_stopped", consumer=name)
 

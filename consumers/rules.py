@@ -15,12 +15,13 @@ from cdc.runtime.errors import ConfigInvalid, EnvelopeInvalid, PermanentError, T
 from cdc.runtime.fields import TableName
 from cdc.runtime.sections import Rule, User
 from cdc.runtime.settings import Settings
-from consumers.delivery import Planned
+from consumers.delivery import Delivery, Planned
 from consumers.events import Event, changed, committed_at, kind_of
-from consumers.outcome import describe, skipped
+from consumers.outcome import SkipDelivery, skipped
 from consumers.services import plans
 
 Names = Mapping[str, Any]
+Predicate = Callable[[Names], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +58,13 @@ def names(envelope: Envelope, user: User, event_id: str = "", key: str | None = 
         "event": SeenEvent(event_id, envelope.op, kind, table, committed_at(envelope)),
         "before": envelope.before,
         "after": envelope.after,
-        "user": SeenUser(key, *(_text(row, column) for column in (user.email, user.name, user.locale, user.plan))),
+        "user": _user(row, user, key),
         "changed": changed(envelope),
     }
+
+
+def _user(row: Row, user: User, key: str | None) -> SeenUser:
+    return SeenUser(key, *(_text(row, column) for column in (user.email, user.name, user.locale, user.plan)))
 
 
 class Environment(ImmutableSandboxedEnvironment):
@@ -76,13 +81,13 @@ class Environment(ImmutableSandboxedEnvironment):
 
 
 class Rules:
-    """The rules of one consumer. Raises ConfigInvalid with every `when` that does not compile."""
+    """The rules of one consumer. Raises ConfigInvalid with every expression that does not compile."""
 
     def __init__(self, settings: Settings, consumer: str) -> None:
         self.by_name = {rule.name: rule for rule in settings.rules_of(consumer)}
         self.tables = {settings.table_of(rule) for rule in self.by_name.values()}
         self._settings = settings
-        self._holds = _compile(self.by_name.values())
+        self._holds, self._stays = _compile(self.by_name.values())
 
     def plan(self, event: Event, now: datetime) -> list[Planned]:
         """Say what is to be done about an event: nothing, or deliveries, some of them finished with a reason."""
@@ -101,8 +106,10 @@ class Rules:
                 return []
             targets = self._targets(rule, event)
             reason = self._skip(rule, event, seen, now)
-        except PermanentError as exc:
-            return [Planned(rule.name, target, lane, "dead", describe(exc)) for target, lane in targets]
+        except PermanentError:
+            # It fails again at the last look, where what fails so for everyone stops the lane instead of filling the
+            # ledger with dead letters; and a replay looks by the rule as it is then.
+            reason = ""
         if reason:
             return [Planned(rule.name, target, lane, "skipped", skipped(reason)) for target, lane in targets]
         return [Planned(rule.name, target, lane) for target, lane in targets]
@@ -120,13 +127,41 @@ class Rules:
         """Give the reason why nothing is to be done after all, or nothing."""
         if not event.notify:
             return "notify_off"
-        if rule.oldest is not None and now - event.committed_at > rule.oldest:
+        # A snapshot row's event has no age: a rule that asks for the rows that were there wants them all.
+        if rule.oldest is not None and event.kind != "snapshot" and now - event.committed_at > rule.oldest:
             return "too_old"
         if rule.mail and not (seen["user"].email or "").strip():
             return "no_address"
         if rule.name in self._holds and not self._holds[rule.name](seen):
             return "when"
         return ""
+
+    def look(self, delivery: Delivery) -> None:
+        """Look at a delivery once more before its effect. Raises SkipDelivery, or why its rule can't decide."""
+        rule = self.by_name[delivery.rule]
+        if delivery.envelope.op == "u":
+            _require_old_row(delivery.envelope, _watched(rule))
+        if rule.name in self._holds and not self._holds[rule.name](self._names(delivery)):
+            raise SkipDelivery("when")
+
+    def rereads(self, delivery: Delivery) -> bool:
+        """Tell whether the rule wants the row as it is now."""
+        return delivery.rule in self._stays
+
+    def look_again(self, delivery: Delivery, row: Row | None) -> None:
+        """Look at the user as the row is now; None: it is gone. Raises SkipDelivery, TemplateInvalid.
+
+        The expression sees that row as `row` and `after` and in `user`; `was` is the user at the time of the event.
+        """
+        if row is None:
+            raise SkipDelivery("gone")
+        seen = self._names(delivery)
+        now = {"user": _user(row, self._settings.user, delivery.key), "after": row, "row": row, "was": seen["user"]}
+        if not self._stays[delivery.rule]({**seen, **now}):
+            raise SkipDelivery("still")
+
+    def _names(self, delivery: Delivery) -> Names:
+        return names(delivery.envelope, self._settings.user, delivery.event_id, delivery.key)
 
 
 def _target(rule: Rule) -> tuple[str, str]:
@@ -142,10 +177,14 @@ def _matches(rule: Rule, event: Event) -> bool:
         return rule.include_snapshot and "created" in rule.on
     if event.kind != "changed":
         return event.kind in rule.on
-    watched = [kind.removeprefix("changed:") for kind in rule.on if kind.startswith("changed:")]
+    watched = _watched(rule)
     if event.envelope.op == "u":
         _require_old_row(event.envelope, watched)
     return not changed(event.envelope).keys().isdisjoint(watched)
+
+
+def _watched(rule: Rule) -> list[str]:
+    return [kind.removeprefix("changed:") for kind in rule.on if kind.startswith("changed:")]
 
 
 def _require_old_row(envelope: Envelope, watched: Sequence[str]) -> None:
@@ -156,30 +195,30 @@ def _require_old_row(envelope: Envelope, watched: Sequence[str]) -> None:
         raise EnvelopeInvalid(message, hint=f"ALTER TABLE {table} REPLICA IDENTITY FULL")
 
 
-def _compile(rules: Iterable[Rule]) -> dict[str, Callable[[Names], bool]]:
-    environment = Environment()
-    holds, faults = {}, []
-    for rule in rules:
-        if rule.when:
+def _compile(rules: Iterable[Rule]) -> tuple[dict[str, Predicate], dict[str, Predicate]]:
+    """Compile `when` and `still` of the rules that have them, by the rule's name."""
+    environment, faults = Environment(), []
+    found: dict[str, dict[str, Predicate]] = {"when": {}, "still": {}}
+    for rule, part in ((rule, part) for rule in rules for part in found):
+        if text := str(getattr(rule, part)):
             try:
                 # With its default, undefined_to_none, an undefined name would pass as false.
-                expression = environment.compile_expression(rule.when, undefined_to_none=False)
-                holds[rule.name] = _predicate(rule, expression)
+                expression = environment.compile_expression(text, undefined_to_none=False)
+                found[part][rule.name] = _predicate(f"rules.{rule.name}.{part}", text, expression)
             except TemplateSyntaxError as exc:
-                faults.append(f"  rules.{rule.name}.when: {exc.message}")
+                faults.append(f"  rules.{rule.name}.{part}: {exc.message}")
     if faults:
         raise ConfigInvalid("\n".join(["settings do not fit:", *faults]))
-    return holds
+    return found["when"], found["still"]
 
 
-def _predicate(rule: Rule, expression: Callable[..., object]) -> Callable[[Names], bool]:
+def _predicate(setting: str, text: str, expression: Callable[..., object]) -> Predicate:
     def holds(seen: Names) -> bool:
         try:
             return bool(expression(**seen))
         except Exception as exc:
             # Never the error's text: `after[user.name]` puts a value there. The expression says enough.
-            reason = f"rules.{rule.name}.when does not evaluate: {type(exc).__name__} in {rule.when}"
-            raise TemplateInvalid(reason) from exc
+            raise TemplateInvalid(f"{setting} does not evaluate: {type(exc).__name__} in {text}") from exc
 
     return holds
 

@@ -161,6 +161,7 @@ class Rule(Section):
     table: Table | None = None
     on: Annotated[list[str], BeforeValidator(_as_list)]
     when: str = ""
+    still: str = ""
     mail: Name | None = None
     services: Literal["plans"] | None = None
     max_age: Duration | None = None
@@ -178,6 +179,8 @@ class Rule(Section):
                 raise ValueError(f"on: {kind!r} is none of created, deleted, changed:COLUMN")
         if not self.on:
             raise ValueError("on: names no event")
+        if self.still and "deleted" in self.on:
+            raise ValueError("still: a deleted row can't be read again; make a rule of its own for deleted")
         if (self.mail is None) == (self.services is None):
             raise ValueError('say what to do: mail = "TEMPLATE" or services = "plans"')
         return self

@@ -1,5 +1,6 @@
 """From an event to planned deliveries."""
 
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,10 +10,11 @@ from hypothesis import strategies as st
 
 from cdc.contract.envelope import UNAVAILABLE, Envelope, Source
 from cdc.contract.position import Position
-from cdc.runtime.errors import ConfigInvalid
+from cdc.runtime.errors import ConfigInvalid, EnvelopeInvalid, PermanentError, TemplateInvalid
 from cdc.runtime.settings import Settings
-from consumers.delivery import Planned
+from consumers.delivery import Delivery, Planned
 from consumers.events import Event, Kind, kind_of
+from consumers.outcome import SkipDelivery
 from consumers.rules import Rules, names
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -68,6 +70,15 @@ def outcomes(rule: dict[str, Any], about: Event) -> list[tuple[str, str, object]
 SENT = [("welcome", "pending", None)]
 
 
+def delivery(about: Event, rule: str = "welcome") -> Delivery:
+    at = about.committed_at
+    return Delivery(1, "mail", about.id, rule, rule, f"mail:{rule}", about.key, 1, 0, at, at, about.envelope)
+
+
+def look(rule: dict[str, Any], about: Event) -> None:
+    Rules(settings(rule), "mail").look(delivery(about))
+
+
 def test_a_new_user_gets_the_mail() -> None:
     assert planned(welcome(), event()) == [Planned("welcome", "welcome", "mail:welcome")]
 
@@ -101,17 +112,31 @@ def test_a_rule_sees_what_it_names(on: Any, about: Event, matches: bool) -> None
     assert outcomes(welcome(on=on), about) == (SENT if matches else [])
 
 
-def test_without_the_old_row_a_change_is_a_dead_letter_with_the_statement() -> None:
-    ((_, state, reason),) = outcomes(welcome(on="changed:plan"), event("u", before=None))
-    assert state == "dead"
-    assert reason == (
+@pytest.mark.parametrize("rule", [welcome(on="changed:plan"), plans(on="changed:plan")])
+def test_without_the_old_row_a_change_is_planned_and_fails_at_the_last_look_with_the_statement(rule: Any) -> None:
+    about = event("u", before=None)
+    ((_, state, reason),) = outcomes(rule, about)
+    assert (state, reason) == ("pending", None)
+    with pytest.raises(EnvelopeInvalid) as failed:
+        Rules(settings(rule), "mail" if "mail" in rule else "services").look(delivery(about, rule["name"]))
+    assert str(failed.value) == (
         'whether plan changed can\'t be told without the old row. ALTER TABLE "public"."User" REPLICA IDENTITY FULL'
     )
+
+
+def test_services_that_can_not_be_told_have_a_lane_of_their_own() -> None:
+    (each,) = planned(plans(on="changed:plan"), event("u", before=None))
+    assert (each.target, each.lane) == ("(plans)", "service:(plans)")
 
 
 def test_snapshot_rows_are_created_only_for_rules_that_ask() -> None:
     assert outcomes(welcome(include_snapshot=True), event("r")) == SENT
     assert outcomes(welcome(include_snapshot=True, on="deleted"), event("r")) == []
+
+
+def test_a_snapshot_row_has_no_age() -> None:
+    old = event("r", age=timedelta(days=300))
+    assert outcomes(welcome(include_snapshot=True, max_age="1h"), old) == SENT
 
 
 @pytest.mark.parametrize(
@@ -171,22 +196,72 @@ def test_a_column_named_like_a_method_is_a_column() -> None:
         ("user.__class__.__mro__", "SecurityError"),
     ],
 )
-def test_a_when_that_fails_makes_a_dead_letter_without_a_value(when: str, error: str) -> None:
-    assert outcomes(welcome(when=when), event()) == [
-        ("welcome", "dead", f"rules.welcome.when does not evaluate: {error} in {when}")
-    ]
+def test_a_when_that_fails_is_planned_and_fails_at_the_last_look_without_a_value(when: str, error: str) -> None:
+    assert outcomes(welcome(when=when), event()) == SENT
+    with pytest.raises(TemplateInvalid) as failed:
+        look(welcome(when=when), event())
+    assert str(failed.value) == f"rules.welcome.when does not evaluate: {error} in {when}"
 
 
 def test_a_when_that_fails_leaves_the_other_rules_alone() -> None:
-    rules = Rules(settings(welcome(when="nosuch"), welcome(name="verify", mail="verify")), "mail")
-    assert [each.state for each in rules.plan(event(), NOW)] == ["dead", "pending"]
+    rules = Rules(settings(welcome(when="nosuch"), welcome(name="verify", mail="verify", when="false")), "mail")
+    assert [each.state for each in rules.plan(event(), NOW)] == ["pending", "skipped"]
+
+
+def test_the_last_look_is_by_the_rule_as_it_is_now() -> None:
+    look(welcome(), event())
+    look(welcome(when="user.plan == 'free'"), event())
+    with pytest.raises(SkipDelivery, match=r"^when$"):
+        look(welcome(when="user.plan == 'pro'"), event())
+
+
+VERIFIED = ADA | {"verified": True}
+STILL = "not row.verified and after.plan == user.plan and user.email == was.email"
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (ADA | {"verified": False}, None),
+        (ADA | {"verified": False, "name": "Eve"}, None),
+        (VERIFIED, "still"),
+        (ADA | {"verified": False, "email": "eve@example.org"}, "still"),
+        (None, "gone"),
+    ],
+)
+def test_a_user_who_changed_or_is_gone_is_skipped_with_the_reason(row: Any, reason: str | None) -> None:
+    rules = Rules(settings(welcome(still=STILL)), "mail")
+    about = delivery(event(after=VERIFIED | {"verified": False}))
+    assert rules.rereads(about)
+    if reason is None:
+        rules.look_again(about, row)
+        return
+    with pytest.raises(SkipDelivery, match=f"^{reason}$"):
+        rules.look_again(about, row)
+
+
+def test_a_still_that_fails_says_so_without_a_value() -> None:
+    rules = Rules(settings(welcome(still="row.nosuch")), "mail")
+    with pytest.raises(
+        TemplateInvalid, match=r"^rules\.welcome\.still does not evaluate: UndefinedError in row\.nosuch$"
+    ):
+        rules.look_again(delivery(event()), ADA)
+
+
+def test_without_still_no_row_is_read_again() -> None:
+    assert not Rules(settings(welcome()), "mail").rereads(delivery(event()))
+
+
+def test_a_deleted_row_can_not_be_read_again() -> None:
+    with pytest.raises(ValueError, match="still: a deleted row"):
+        settings(welcome(on=["created", "deleted"], still="row"))
 
 
 def test_every_when_that_does_not_compile_is_named_at_start() -> None:
     with pytest.raises(ConfigInvalid) as caught:
-        Rules(settings(welcome(when="a =="), welcome(name="verify", when="a b"), welcome(name="ok", when="a")), "mail")
+        Rules(settings(welcome(when="a =="), welcome(name="verify", still="a b"), welcome(name="ok", when="a")), "mail")
     assert "rules.welcome.when" in caught.value.message
-    assert "rules.verify.when" in caught.value.message
+    assert "rules.verify.still" in caught.value.message
     assert "rules.ok" not in caught.value.message
 
 
@@ -243,5 +318,15 @@ def test_any_rows_are_planned_without_an_error(before: Any, after: Any, op: str)
     rules = settings(welcome(on=["created", "changed:name", "deleted"], when="user.email"), plans())
     for consumer in ("mail", "services"):
         for each in Rules(rules, consumer).plan(about, NOW):
-            assert each.state in ("pending", "skipped", "dead")
+            assert each.state in ("pending", "skipped")
             assert (each.error is None) == (each.state == "pending")
+
+
+@given(before=st.none() | rows, after=st.none() | rows, op=st.sampled_from("cudr"))
+def test_the_last_look_passes_skips_or_says_what_is_wrong(before: Any, after: Any, op: str) -> None:
+    rules = Rules(settings(welcome(on=["created", "changed:name"], when="user.email", still="row.x")), "mail")
+    about = delivery(event(op, before=before, after=after))
+    with suppress(SkipDelivery, PermanentError):
+        rules.look(about)
+    with suppress(SkipDelivery, PermanentError):
+        rules.look_again(about, after)

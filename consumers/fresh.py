@@ -1,0 +1,134 @@
+"""The row of a user as it is now in the source database: read just before an effect, for rules with `still`.
+
+Read-only, by the event's key, and only the columns that the event has: what stays home in the reader stays home here.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from cdc.contract.envelope import UNAVAILABLE, Envelope, Row
+from cdc.runtime import postgres
+from cdc.runtime.errors import DependencyDown, EnvelopeInvalid, ServiceError
+from cdc.runtime.fields import TableName, quoted
+from cdc.runtime.settings import Settings
+from consumers.delivery import Delivery
+
+#: A table that is locked for long (a migration) is a database that does not answer.
+_OPTIONS = "-c default_transaction_read_only=on -c statement_timeout=10s -c TimeZone=UTC"
+#: How a key's text becomes a value where PostgreSQL would not read what the envelope writes.
+_FROM_KEY = {"bytea": "decode({}, 'base64')", "date": "rtrim({}, 'Z')::date"}
+_TYPES = "SELECT attname, atttypid::regtype::text FROM pg_catalog.pg_attribute WHERE attrelid = %s::regclass"
+#: Numbers with a point and JSON are text in the envelope.
+_READ = """
+    SELECT coalesce(jsonb_object_agg(field.key, CASE
+        WHEN types.name = 'numeric' AND jsonb_typeof(field.value) = 'number' THEN to_jsonb(field.value #>> '{{}}')
+        WHEN types.name IN ('json', 'jsonb') AND field.value <> 'null' THEN to_jsonb(field.value::text)
+        ELSE field.value
+    END), '{{}}')::text
+    FROM {table} AS found
+    CROSS JOIN LATERAL jsonb_each(to_jsonb(found)) AS field
+    JOIN (SELECT attname, atttypid::regtype::text FROM pg_catalog.pg_attribute WHERE attrelid = %(table)s::regclass)
+        AS types (attribute, name) ON attribute = field.key
+    WHERE {condition} AND field.key = ANY (%(columns)s)
+    HAVING count(*) > 0
+"""
+#: A class of SQLSTATEs, and one: what is no value of the type, no row has; no such column.
+_NO_VALUE, _NO_COLUMN = "22", "42703"
+_key = msgspec.json.Decoder(dict[str, Any])
+
+
+class FreshRows:
+    """Reads rows over one connection that is opened when it is needed. Any thread may call."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._rules = {rule.name: settings.table_of(rule) for rule in settings.rules}
+        self._altered = {table.name: {*table.hash, *table.mask} for table in settings.source.tables}
+        self._types: dict[TableName, dict[str, str]] = {}
+        self._connection: postgres.Connection | None = None
+        self._lock = threading.Lock()
+
+    def read(self, delivery: Delivery) -> Row | None:
+        """Give the row, or None when it is gone.
+
+        Raises DependencyDown when the database can't tell: everyone waits, nobody's attempt is spent. Raises
+        EnvelopeInvalid when the event has no key to ask by.
+        """
+        if delivery.key is None:
+            raise EnvelopeInvalid("the event has no key", hint="`still` needs a table with a primary key")
+        table = self._rules[delivery.rule]
+        columns = sorted(_columns(delivery.envelope) - self._altered[table])
+        try:
+            with self._lock:
+                return self._read(table, _decode(delivery.key), columns)
+        except ServiceError as exc:
+            if str(exc.fields.get("sqlstate", "")).startswith(_NO_VALUE):
+                return None
+            raise _unread(exc, table) from exc
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+
+    def _read(self, table: TableName, key: Mapping[str, Any], columns: list[str]) -> Row | None:
+        with postgres.errors(), self._open().cursor() as cursor:
+            if table not in self._types:
+                cursor.execute(_TYPES, (table.sql(),))
+                self._types[table] = dict(cursor.fetchall())
+            values = {f"key_{number}": value for number, value in enumerate(key.values())}
+            query = _READ.format(table=_literal(table.sql()), condition=_condition(key, self._types[table]))
+            cursor.execute(query, {"table": table.sql(), "columns": columns, **values})
+            found = cursor.fetchone()
+        return msgspec.json.decode(found[0], type=Row) if found else None
+
+    def _open(self) -> postgres.Connection:
+        if self._connection is None or self._connection.closed:
+            dsn = self._settings.source.dsn.get_secret_value()
+            self._connection = postgres.connect(dsn, application_name="pgherald still", options=_OPTIONS)
+            self._connection.autocommit = True
+        return self._connection
+
+
+def _columns(envelope: Envelope) -> set[str]:
+    return {*(envelope.before or {}), *(envelope.after or {})}
+
+
+def _decode(key: str) -> dict[str, Any]:
+    try:
+        found = _key.decode(key.encode())
+    except msgspec.MsgspecError as exc:
+        raise EnvelopeInvalid("the event's key is no JSON object") from exc
+    if not found or UNAVAILABLE in found.values():
+        raise EnvelopeInvalid("the event's key names no row")
+    return found
+
+
+def _condition(key: Mapping[str, Any], types: Mapping[str, str]) -> str:
+    """Write the comparison with the key; its values are bound, its names quoted."""
+    terms = []
+    for number, column in enumerate(key):
+        value = _FROM_KEY.get(types.get(column, ""), "{}").format(f"%(key_{number})s")
+        terms.append(f"found.{_literal(quoted(column))} = {value}")
+    return " AND ".join(terms)
+
+
+def _literal(name: str) -> str:
+    """Keep a % in a name from being taken for a parameter."""
+    return name.replace("%", "%%")
+
+
+def _unread(error: ServiceError, table: TableName) -> ServiceError:
+    """Say what a failed reading means."""
+    if isinstance(error, EnvelopeInvalid):
+        return error
+    if error.fields.get("sqlstate") == _NO_COLUMN:
+        return EnvelopeInvalid(f"the event's key is no longer that of {table.sql()}")
+    hint = error.hint or f"`still` needs the right to read it: GRANT SELECT ON {table.sql()} TO the role of source.dsn"
+    return DependencyDown(f"{table.sql()} can't be read again: {error.message}", hint=hint)
