@@ -29,6 +29,10 @@ LOCK = 0x70676865
 #: How much of a lease must be left when the final dot is written.
 DOT_S = 5.0
 
+#: A paused process would keep its locks, and every other one waiting: the server ends its session. LOCAL: the session
+#: may be a pooler's.
+_ALONE_AT_MOST = "SET LOCAL idle_in_transaction_session_timeout = '5s'"
+
 _SQL = queries.load("ledger.sql") | queries.load("operate.sql")
 #: SQLSTATE classes of a value that a type can't hold, and of limits: text that is JSON but no jsonb.
 _UNFIT = ("22", "54")
@@ -197,7 +201,9 @@ class Ledger:
 
     @contextmanager
     def _transaction(self) -> Iterator[Run]:
+        """Run several statements, all or nothing. A process that is paused in between holds nobody up for long."""
         with postgres.errors(), self._open() as connection, connection.cursor() as cursor:
+            cursor.execute(_ALONE_AT_MOST)
             yield lambda name, values: _execute(cursor, name, {"consumer": self.consumer, **values})
 
     def _open(self) -> postgres.Connection:

@@ -24,8 +24,9 @@ _TRANSPORT: dict[str, Any] = {
     "tcp_user_timeout": 60_000,
     "gssencmode": "disable",  # else libpq loads Kerberos on every connection; a DSN that needs it says so
 }
-#: SQLSTATEs (and, with two letters, classes) after which the same statement may succeed on a new connection.
-_LOST = ("08", "53", "57P01", "57P02", "57P03")
+#: SQLSTATEs (and, with two letters, classes) after which the same statement may succeed on a new connection. The last
+#: two: a session that was idle for too long, or in a transaction.
+_LOST = ("08", "53", "57P01", "57P02", "57P03", "57P05", "25P03")
 #: Deadlock, serialization failure, lock not available, query cancelled: the transaction is to be run again.
 _AGAIN = ("40", "55P03", "57014")
 _REFUSED = ("28", "42501", "3D000")
