@@ -23,18 +23,39 @@ from cdc.runtime.log import get_logger
 from consumers import journal, outcome
 from consumers.delivery import Delivery, Mark
 from consumers.lanes import Lanes
-from consumers.ledger import Ledger
+from consumers.ledger import DOT_S, Ledger
 from consumers.marks import Marks
-from consumers.outcome import GivenBack, Outcome, Pause, Retry, Sent
+from consumers.outcome import GivenBack, LeaseLost, Outcome, Pause, Retry, Sent
 from consumers.patience import Patience
 from consumers.rules import Rules
 
-#: Performs one delivery; calls its second argument right before the point of no return; returns the ledger's result.
+#: Performs one delivery; calls its second argument right before the point of no return, more than once where something
+#: takes time in between; returns the ledger's result.
 Effect = Callable[[Delivery, Callable[[], None]], dict[str, object]]
 
 #: How long what is running may take to end after a stop request.
 GRACE_S = 20.0
 _log = get_logger("deliver")
+
+
+class _Permission:
+    """To pass the point of no return: recorded at the first call, and at any call no older than it is good for.
+
+    So a process that was paused after the ledger's answer does not act when it wakes: others may have its lease.
+    """
+
+    def __init__(self, marks: Marks, delivery: Delivery) -> None:
+        self.given = False
+        self._marks, self._delivery = marks, delivery
+        self._asked_at = 0.0
+
+    def __call__(self) -> None:
+        if not self.given:
+            self._asked_at = time.monotonic()
+            self._marks.sending(self._delivery)
+            self.given = True
+        if time.monotonic() - self._asked_at > DOT_S:
+            raise LeaseLost("the process was held up after it was allowed to send: nothing was sent")
 
 
 class Deliver:
@@ -126,20 +147,14 @@ class Deliver:
                 journal.write(mark)
 
     def _deliver(self, delivery: Delivery) -> None:
-        sending = False
-
-        def about_to_send() -> None:
-            nonlocal sending
-            self._marks.sending(delivery)
-            sending = True
-
+        permission = _Permission(self._marks, delivery)
         became: Outcome
         fatal: FatalError | None = None
         try:
-            became = Sent(self._perform(delivery, about_to_send))
+            became = Sent(self._perform(delivery, permission))
         except Exception as exc:
             fatal = exc if isinstance(exc, FatalError) else None
-            became = self._decide(exc, delivery, sending)
+            became = self._decide(exc, delivery, permission.given)
         self._finish(delivery, became)
         if fatal:
             raise fatal

@@ -62,7 +62,8 @@ class Transport:
     def send(self, mail: Mail, sending: Callable[[], None]) -> str:
         """Send a mail and give the relay's answer, in one line and without addresses.
 
-        `sending` is called once, when all but the final dot was transmitted; if it raises, the dot is not written.
+        `sending` is called when all but the final dot was transmitted, and again at the last moment; if it raises, the
+        dot is not written.
         Raises DependencyDown, Deferred or MailRejected: the mail was not accepted. Raises ConnectionLost: the dot may
         have left and no answer came.
         """
@@ -192,6 +193,7 @@ class Connection:
         # A crash before `sending` returns, or its refusal: the relay has no complete mail and delivers none.
         sending()
         self._expect_silence()  # the ledger took its time: a relay that went away meanwhile leaves no doubt
+        sending()  # so did we, if this process was paused: the lease may be another's by now
         # A crash from here until the caller has recorded the answer: the relay may have the mail, and the ledger says
         # `sending`, which becomes `unknown`. A crash after that: it is recorded as sent.
         return self._dot()

@@ -355,6 +355,27 @@ def test_a_worker_that_wakes_up_late_sends_nothing(ledger: Ledger, start: Start,
     assert database.execute("SELECT state, leased_by FROM pgherald.delivery") == [("claimed", "another")]
 
 
+def test_a_permission_to_send_grows_old_and_is_then_given_back(
+    ledger: Ledger, start: Start, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("consumers.deliver.DOT_S", 0.2)
+    begun: list[str] = []
+
+    def hold_up(delivery: Delivery, sending: Callable[[], None]) -> None:
+        sending()
+        begun.append(delivery.event_id[-3:])
+        if len(begun) == 1:
+            time.sleep(0.3)  # as a process does that is stopped and woken
+
+    ledger.store([entry(1), entry(2)])
+    effect = Effect(hold_up)
+    start(effect, workers=1)
+    until_ended(ledger)
+    assert begun == ["1:1", "1:1", "2:1"]
+    assert len(effect.sent) == 2
+    assert errors(database) == [("sent", 1, None, None)] * 2
+
+
 def test_a_stop_lets_what_runs_end_and_gives_the_rest_back(ledger: Ledger, start: Start, database: Database) -> None:
     released, begun = threading.Event(), threading.Semaphore(0)
 
