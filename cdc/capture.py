@@ -12,7 +12,8 @@ from collections import Counter
 from contextlib import ExitStack
 
 from cdc import wal2json
-from cdc.contract.position import Position, parse_lsn
+from cdc.contract.position import Position, Witness, parse_lsn
+from cdc.lag import Lag
 from cdc.publisher import Publisher
 from cdc.resume import Resume
 from cdc.routing import Router
@@ -39,6 +40,7 @@ _STANDBY_EVERY_S = 1.0
 
 #: Whether this process reads the slot now: what /ready tells.
 streaming = False
+lag = Lag()
 
 
 class Stream:
@@ -53,6 +55,9 @@ class Stream:
         self._lsn = 0
         self._index = 0
         self._complete = True
+        self._begun_us = 0
+        #: Of the last change that was published: its transaction's end and when that was committed.
+        self._published: tuple[int, int] | None = None
         self._oldest_us = 0
         self._uncommitted: Counter[tuple[str, str]] = Counter()
 
@@ -64,7 +69,8 @@ class Stream:
                 self._commit()
             self._slot.confirm()
             if wait_s:
-                metrics.slot_lag_seconds.set(0)  # nothing is left to read
+                if self._publisher.began_at is None:
+                    lag.caught_up()
                 self._slot.wait(wait_s)
         if self._publisher.began_at is not None:
             self._commit()
@@ -94,10 +100,19 @@ class Stream:
             self._lsn, self._index, self._complete = parse_lsn(change.nextlsn), 0, False
         elif isinstance(change, Message) and change.alone:
             self._lsn, self._index = data_start, 0
+            self._begun_us = 0
         position = Position(self._lsn, self._index)
         events = self._router.events(change, position, time.time_ns())
+        if isinstance(change, Begin):
+            self._begun_us = self._router.commit_us
+            if self._resume.unmet:
+                self._resume.meet(self._lsn, self._begun_us)
         if events and self._resume.is_new(position) and not self._is_skipped(position):
-            self._oldest_us = self._oldest_us or self._router.commit_us
+            if not self._oldest_us:
+                self._oldest_us = self._begun_us
+                lag.read(self._begun_us)
+            if self._begun_us:
+                self._published = self._lsn, self._begun_us
             self._publisher.publish(events)
             self._uncommitted.update((event.table, event.op) for event in events)
         if isinstance(change, Commit) or (isinstance(change, Message) and change.alone):
@@ -131,8 +146,9 @@ class Stream:
         """
         if self._publisher.began_at is not None:
             position = Position(self._lsn, self._index)
-            self._publisher.commit(*self._resume.record(position, complete=self._complete))
-            self._resume.advance(position, complete=self._complete)
+            witness = Witness(*self._published) if self._published else None
+            self._publisher.commit(*self._resume.record(position, complete=self._complete, witness=witness))
+            self._resume.advance(position, complete=self._complete, witness=witness)
             self._measure()
         self._slot.checkpoint.acknowledge()
 
@@ -143,7 +159,7 @@ class Stream:
         if self._oldest_us:
             late_s = max(0.0, time.time() - self._oldest_us / 1e6)
             metrics.commit_to_kafka_seconds.observe(late_s)
-            metrics.slot_lag_seconds.set(late_s)
+            lag.published(self._begun_us)
         self._oldest_us = 0
 
     def _is_skipped(self, position: Position) -> bool:

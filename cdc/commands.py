@@ -24,15 +24,17 @@ def capture(settings: Settings, skip: str | None) -> None:
     Example: pgherald capture --config pgherald.toml
     """
     import threading
+    import time
 
     from cdc import capture as reader
-    from cdc.operate import measure
-    from cdc.runtime import health
+    from cdc import measure
+    from cdc.runtime import health, metrics
     from cdc.runtime.lifecycle import Stop
 
     stop = Stop().on_signals()
-    if health.serve(settings.metrics.listen, ready=lambda: reader.streaming):
-        threading.Thread(target=measure, args=(settings, stop), name="measure", daemon=True).start()
+    metrics.slot_lag_seconds.set_function(lambda: reader.lag.seconds(time.time()))
+    health.serve(settings.metrics.listen, ready=lambda: reader.streaming)
+    threading.Thread(target=measure.run, args=(settings, stop), name="measure", daemon=True).start()
     reader.run(settings, stop, skip)
 
 

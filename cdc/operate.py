@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import closing
 from typing import Any
 
 import msgspec
 
-from cdc import positions, resume, slot, start
+from cdc import measure, positions, resume, slot, start
 from cdc.contract.position import format_lsn
 from cdc.contract.topics import positions_topic
 from cdc.publisher import Publisher
-from cdc.runtime import metrics, postgres
-from cdc.runtime.errors import ServiceError, SlotInUse
-from cdc.runtime.lifecycle import Stop
-from cdc.runtime.log import get_logger
+from cdc.runtime import postgres
+from cdc.runtime.errors import SlotInUse
 from cdc.runtime.settings import Settings
 from cdc.runtime.topics import wanted
 
-_STATUS = """
-    SELECT slot_name, plugin, active, wal_status, confirmed_flush_lsn::text,
-           pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::bigint,
-           pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint, safe_wal_size
-    FROM pg_replication_slots WHERE slot_name = %s
-"""
-_MEASURE_EVERY_S = 10.0
-_log = get_logger("slot")
-_FIELDS = ("slot", "plugin", "active", "wal_status", "confirmed_lsn", "lag_bytes", "retained_bytes", "safe_wal_bytes")
-
 
 def slot_status(settings: Settings) -> dict[str, Any]:
-    """Tell how the slot is, how far behind, and what position Kafka holds."""
-    found = _slot(settings)
+    """Tell how the slot is, how far behind, what threatens it, and what position Kafka holds."""
+    found = measure.read(settings, age=True)
     record = positions.last_record(settings)
     position = None
     if record:
@@ -42,31 +29,7 @@ def slot_status(settings: Settings) -> dict[str, Any]:
             "epoch": record.epoch,
             "snapshot": msgspec.to_builtins(record.snapshot),
         }
-    return found | {"position": position}
-
-
-def _slot(settings: Settings) -> dict[str, Any]:
-    with closing(start.connect(settings)) as connection, postgres.errors(), closing(connection.cursor()) as cursor:
-        cursor.execute(_STATUS, (settings.source.slot,))
-        row = cursor.fetchone()
-    return dict(zip(_FIELDS, row, strict=True)) if row else {"slot": settings.source.slot, "wal_status": "missing"}
-
-
-def measure(settings: Settings, stop: Stop) -> None:
-    """Keep the slot's gauges up to date until a stop is requested; what can't be asked now is asked again."""
-    while not stop.wait(_MEASURE_EVERY_S):
-        try:
-            found = _slot(settings)
-        except ServiceError as exc:
-            _log.info("slot_not_measured", why=str(exc))
-        else:
-            metrics.slot_lag_bytes.set(found.get("lag_bytes") or 0)
-            # No limit is set where it is null (max_slot_wal_keep_size = -1): the disk is the limit.
-            metrics.slot_safe_wal_bytes.set(_or(found.get("safe_wal_bytes"), math.inf))
-
-
-def _or(value: float | None, otherwise: float) -> float:
-    return otherwise if value is None else value
+    return found | {"warning": measure.danger(found) or None, "position": position}
 
 
 def topics(settings: Settings) -> list[dict[str, Any]]:

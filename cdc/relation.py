@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from cdc.contract.position import parse_lsn
 from cdc.runtime.fields import TableName
 
 
@@ -33,8 +35,18 @@ class Relation:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Which PostgreSQL this is: LSNs mean nothing in another one."""
+    """Which PostgreSQL this is, and which history it has: LSNs mean nothing in another one."""
 
     system_id: str
     timeline: int
     database: str
+    #: Where its WAL ends.
+    end_lsn: int
+    #: The timelines that it descends from, each with the LSN at which this history left it.
+    left_lsn: Mapping[int, int] = field(default_factory=dict)
+
+
+def read_history(content: str) -> dict[int, int]:
+    """Read a timeline history file: `parent TAB LSN TAB reason`, one line an ancestor (src: timeline.c)."""
+    lines = (line.split("#")[0].split("\t") for line in content.splitlines())
+    return {int(fields[0]): parse_lsn(fields[1]) for fields in lines if len(fields) > 1}

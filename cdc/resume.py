@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from cdc.contract.position import START, Position, PositionRecord, SnapshotState, event_id, format_lsn
+from cdc.contract.position import START, Position, PositionRecord, SnapshotState, Witness, event_id, format_lsn
 from cdc.relation import Cluster
 from cdc.runtime.errors import PositionMismatch, SlotLost
 
@@ -28,6 +28,8 @@ class Resume:
     slot: str
     name: str
     state: PositionRecord
+    #: The slot begins before the position's witness, so that must come by again.
+    unmet: Witness | None = None
 
     @property
     def position(self) -> Position:
@@ -42,24 +44,39 @@ class Resume:
         """Name the change at a position."""
         return event_id(self.name, self.state.epoch, position)
 
-    def record(self, position: Position, *, complete: bool) -> tuple[str, bytes, bytes]:
+    def meet(self, lsn: int, committed_us: int) -> None:
+        """Compare a transaction of the slot with the witness: LSNs alone come again in a restored database.
+
+        Raises PositionMismatch when the slot passes the witness's LSN without that transaction.
+        """
+        if self.unmet is None or lsn < self.unmet.lsn:
+            return
+        if Witness(lsn, committed_us) != self.unmet:
+            what = f"the slot does not hold the transaction {format_lsn(self.unmet.lsn)}, of which events are in Kafka"
+            raise PositionMismatch(f"{what}: the database was restored, or the slot replaced", hint=RECOVER)
+        self.unmet = None
+
+    def record(self, position: Position, *, complete: bool, witness: Witness | None = None) -> tuple[str, bytes, bytes]:
         """Give topic, key and value of the record that says: everything up to `position` is here."""
         if position < self.position:
             raise PositionMismatch(f"the position would go back to {format_lsn(position.lsn)}")
-        value = msgspec.json.encode(self._at(position, complete))
+        value = msgspec.json.encode(self._at(position, complete, witness))
         return self.topic, self.slot.encode(), value
 
-    def advance(self, position: Position, *, complete: bool) -> None:
+    def advance(self, position: Position, *, complete: bool, witness: Witness | None = None) -> None:
         """Note that the record of this position is committed."""
-        self.state = self._at(position, complete)
+        self.state = self._at(position, complete, witness)
 
     def snapshot(self, snapshot: SnapshotState) -> tuple[str, bytes, bytes]:
         """Give the record that says how far the snapshot is; the position stays."""
         self.state = msgspec.structs.replace(self.state, snapshot=snapshot)
         return self.record(self.position, complete=self.state.complete)
 
-    def _at(self, position: Position, complete: bool) -> PositionRecord:
-        return msgspec.structs.replace(self.state, lsn=position.lsn, index=position.index, complete=complete)
+    def _at(self, position: Position, complete: bool, witness: Witness | None) -> PositionRecord:
+        last = witness or self.state.witness
+        return msgspec.structs.replace(
+            self.state, lsn=position.lsn, index=position.index, complete=complete, witness=last
+        )
 
 
 def first_record(cluster: Cluster, options: str, epoch: int = 1) -> PositionRecord:
@@ -82,10 +99,32 @@ def check(record: PositionRecord, cluster: Cluster, options: str, *, slot_exists
     """
     if record.system_id != cluster.system_id:
         raise PositionMismatch("the position in Kafka belongs to another PostgreSQL cluster", hint=RECOVER)
-    if record.timeline > cluster.timeline:
-        raise PositionMismatch("PostgreSQL was restored to an older timeline than the position's", hint=RECOVER)
+    if fault := _history_fault(record, cluster):
+        raise PositionMismatch(fault, hint=RECOVER)
     if not slot_exists and record.snapshot.state != "creating":
-        raise SlotLost("the slot is gone, though it was read before", hint=RECOVER)
+        raise SlotLost(f"the slot is gone, though it was read before{_failed_over(record, cluster)}", hint=RECOVER)
     if record.options != options and not record.complete:
         hint = "Run once with the old source.tables until the log says `streaming` and the backlog is read"
         raise PositionMismatch("source.tables changed in the middle of a transaction", hint=hint)
+
+
+def _history_fault(record: PositionRecord, cluster: Cluster) -> str:
+    """Tell why this PostgreSQL's history does not lead through the position; empty when it does."""
+    position = f"Kafka's position {format_lsn(record.lsn)} of timeline {record.timeline}"
+    if record.timeline != cluster.timeline:
+        left_lsn = cluster.left_lsn.get(record.timeline)
+        if left_lsn is None:
+            return f"PostgreSQL is on timeline {cluster.timeline}, which does not descend from {position}"
+        if record.lsn > left_lsn:
+            lacks = f"PostgreSQL was failed over or restored at {format_lsn(left_lsn)} and lacks changes"
+            return f"{lacks} that are in Kafka: {position}"
+    if record.lsn > cluster.end_lsn:
+        return f"PostgreSQL's WAL ends at {format_lsn(cluster.end_lsn)}, before {position}: an older copy was restored"
+    return ""
+
+
+def _failed_over(record: PositionRecord, cluster: Cluster) -> str:
+    if record.timeline == cluster.timeline:
+        return ""
+    timelines = f"timeline {record.timeline} to {cluster.timeline}"
+    return f": PostgreSQL was failed over ({timelines}), and a standby has no slots"

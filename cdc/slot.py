@@ -15,19 +15,20 @@ from typing import Any, cast
 import psycopg2
 from psycopg2 import extras
 
+from cdc import refusals
 from cdc.checkpoint import Checkpoint
 from cdc.contract.position import parse_lsn
-from cdc.relation import Cluster
+from cdc.relation import Cluster, read_history
 from cdc.runtime import postgres
-from cdc.runtime.errors import AccessDenied, ConnectionLost, ServiceError, SlotInUse, SlotLost
+from cdc.runtime.errors import ConnectionLost, ServiceError
 from cdc.wal2json import SESSION
 
-#: How long the server waits for feedback before it drops us; feedback goes out at least four times as often.
+#: How long the server waits for feedback before it drops us.
 WAL_SENDER_TIMEOUT_S = 30
-_FEEDBACK_EVERY_S = WAL_SENDER_TIMEOUT_S / 4
+#: Far more often than that: with it an idle slot moves on, past what others write (psycopg2 confirms that by itself).
+_FEEDBACK_EVERY_S = 2.0
 #: Confirming late is cheap (lines are skipped after a crash), and makes draining rare.
 _CONFIRM_EVERY_S = 1.0
-RECOVER = "`pgherald slot recover` makes a new slot and reads again what may be missing"
 #: Types and tables of the user are named with their schema, whatever the role's search_path is.
 _PINNED = {**SESSION, "search_path": "pg_catalog", "client_encoding": "UTF8"}
 
@@ -67,11 +68,21 @@ class Slot:
         self._connection.close()
 
     def identify(self) -> Cluster:
-        """Ask which cluster this is (IDENTIFY_SYSTEM)."""
+        """Ask which cluster this is. Raises ConnectionLost while it is a standby."""
         with postgres.errors():
+            self._cursor.execute("SELECT pg_is_in_recovery()")
+            if _one(self._cursor)[0]:
+                raise refusals.in_recovery()
             self._cursor.execute("IDENTIFY_SYSTEM")
-            system_id, timeline, _, database = _one(self._cursor)
-        return Cluster(str(system_id), int(timeline), str(database))
+            system_id, timeline, end, database = _one(self._cursor)
+            return Cluster(str(system_id), int(timeline), str(database), parse_lsn(end), self._history(int(timeline)))
+
+    def _history(self, timeline: int) -> dict[int, int]:
+        if timeline == 1:
+            return {}  # the first one has no file
+        self._cursor.execute(f"TIMELINE_HISTORY {timeline}")
+        content = _one(self._cursor)[1]
+        return read_history(content if isinstance(content, str) else bytes(content).decode())
 
     def create(self) -> Created:
         """Create the slot; the snapshot lasts until the next command on this connection.
@@ -92,7 +103,7 @@ class Slot:
             cursor.execute(query, (self.name,))
             row = cursor.fetchone()
         if row is None:
-            raise SlotLost(f"the slot {self.name} is gone", hint=RECOVER)
+            raise refusals.gone(self.name)
         return parse_lsn(row[0])
 
     def start(self, options: Mapping[str, str]) -> None:
@@ -100,7 +111,8 @@ class Slot:
         try:
             self._cursor.start_replication(slot_name=self.name, options=dict(options), decode=False)
         except psycopg2.Error as exc:
-            raise _cannot_start(exc, self.name) from exc
+            refusal = refusals.cannot_start(exc.pgcode or "", str(exc), self.name)
+            raise refusal or postgres.classify(exc) from exc
         self._streaming = True
         self.feed_back()
 
@@ -155,30 +167,11 @@ def _one(cursor: extras.ReplicationCursor) -> tuple[Any, ...]:
 
 def cannot_create(exc: psycopg2.Error) -> ServiceError:
     """Tell why a slot can't be made, with the statement that helps."""
-    if exc.pgcode == "55000":
-        hint = "As a superuser: ALTER SYSTEM SET wal_level = logical; then restart PostgreSQL"
-        return AccessDenied("PostgreSQL's wal_level is not logical", hint=hint)
-    if exc.pgcode == "58P01":
-        hint = "Install it on the database server: Debian's package is postgresql-NN-wal2json"
-        return AccessDenied("PostgreSQL has no wal2json", hint=hint)
-    if exc.pgcode == "42710":
-        return SlotInUse("another process made the slot just now")
-    if exc.pgcode == "53400":
-        hint = "Raise max_replication_slots and restart, or drop a slot that nobody reads (pg_replication_slots)"
-        return AccessDenied("PostgreSQL has no replication slot left", hint=hint)
-    return postgres.classify(exc)
-
-
-def _cannot_start(exc: psycopg2.Error, name: str) -> ServiceError:
-    if exc.pgcode == "42704":
-        return SlotLost(f"the slot {name} is gone", hint=RECOVER)
-    if exc.pgcode == "55000":
-        return SlotLost(f"the slot {name} is invalidated: WAL that it needs was removed", hint=RECOVER)
-    return postgres.classify(exc)
+    return refusals.cannot_create(exc.pgcode or "", str(exc)) or postgres.classify(exc)
 
 
 def exists(connection: postgres.Connection, name: str) -> bool:
-    """Tell whether the slot is there. Raises AccessDenied when it belongs to another plugin or database."""
+    """Tell whether the slot is there. Raises AccessDenied when it is none for us, with the reason."""
     with postgres.errors(), closing(connection.cursor()) as cursor:
         cursor.execute(
             "SELECT plugin, database, current_database() FROM pg_replication_slots WHERE slot_name = %s", (name,)
@@ -186,12 +179,8 @@ def exists(connection: postgres.Connection, name: str) -> bool:
         found = cursor.fetchone()
     if found is None:
         return False
-    plugin, database, here = found
-    if plugin != "wal2json" or database != here:
-        raise AccessDenied(
-            f"the slot {name} belongs to the plugin {plugin} in the database {database}",
-            hint="Name another one in source.slot",
-        )
+    if refusal := refusals.not_ours(name, *found):
+        raise refusal
     return True
 
 

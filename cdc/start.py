@@ -75,7 +75,8 @@ def open_session(settings: Settings, opened: ExitStack, stop: Stop) -> tuple[Slo
         held.start(options)
         _tell(plans)
         publisher.fence()
-        resumed = _resume(settings, cluster, options)
+        # Only now nobody else moves the slot.
+        resumed = _resume(settings, cluster, options, held.start_lsn(connection))
         if resumed.state.snapshot.state != "done":
             xid = snapshot.begin(copying, None) if xid is None else xid
             _Snapshot(settings, held, publisher, resumed, cluster.database, stop).run(copying, xid, plans)
@@ -131,12 +132,14 @@ def _create(settings: Settings, held: Slot, publisher: Publisher, cluster: Clust
     return created
 
 
-def _resume(settings: Settings, cluster: Cluster, options: dict[str, str]) -> Resume:
+def _resume(settings: Settings, cluster: Cluster, options: dict[str, str], slot_lsn: int) -> Resume:
     record = positions.last_record(settings)
     if record is None:
         raise PositionMismatch("the slot is there, but Kafka holds no position of it", hint=resume.RECOVER)
     resume.check(record, cluster, resume.hash_of(options), slot_exists=True)
-    return Resume(positions_topic(settings.source.name), settings.source.slot, settings.source.name, record)
+    unmet = record.witness if record.witness and slot_lsn < record.witness.lsn else None
+    topic, name = positions_topic(settings.source.name), settings.source.name
+    return Resume(topic, settings.source.slot, name, record, unmet)
 
 
 def _router(settings: Settings, connection: postgres.Connection, database: str, epoch: int) -> Router:

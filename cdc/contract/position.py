@@ -40,6 +40,14 @@ class SnapshotState(msgspec.Struct, frozen=True):
     rows: int = 0
 
 
+class Witness(msgspec.Struct, frozen=True):
+    """A transaction, told from another one that has its LSN in a restored database."""
+
+    lsn: int
+    #: By PostgreSQL's clock.
+    committed_us: int
+
+
 class PositionRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What the positions topic holds for a slot: everything up to here is in Kafka."""
 
@@ -54,6 +62,8 @@ class PositionRecord(msgspec.Struct, frozen=True, kw_only=True):
     options: str
     #: Whether the position is the end of a transaction.
     complete: bool = True
+    #: The last transaction of which events are in Kafka.
+    witness: Witness | None = None
 
     @property
     def position(self) -> Position:

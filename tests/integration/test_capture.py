@@ -220,14 +220,6 @@ def test_a_reader_stopped_by_sigstop_past_its_timeouts_wakes_without_harm(deploy
     audited(deployment)
 
 
-def test_an_idle_slot_moves_on_while_others_write(deployment: Deployment) -> None:
-    deployment.capture()
-    deployment.database.execute("CREATE TABLE other (n int)")
-    deployment.database.execute("INSERT INTO other SELECT generate_series(1, 10000)")
-    deployment.until_caught_up(30)
-    assert deployment.events() == []
-
-
 def test_a_slot_without_its_position_stops_the_reader(deployment: Deployment) -> None:
     deployment.capture().stop()
     deployment.name, old = deployment.name + "x", deployment.name

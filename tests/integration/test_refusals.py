@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import secrets
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from deploy.local.net import free_port, until
-from deploy.local.servers import LocalPostgres
+from tests.support import local
 from tests.support.database import Database
 from tests.support.deployment import Deployment
 from tests.support.servers import KafkaServer
@@ -144,23 +143,12 @@ def test_settings_that_do_not_fit_end_with_78_and_all_faults(deployment: Deploym
             assert key in ended.stderr
 
 
-def _plain(**settings: str) -> LocalPostgres:
-    """Make a PostgreSQL of one's own that lacks something; its folder must be open to its user."""
-    home = Path(f"/var/tmp/pgherald-test-{secrets.token_hex(4)}")  # noqa: S108  PostgreSQL's user must get there
-    return LocalPostgres(home, free_port(), settings)
-
-
 def test_a_wal_level_that_is_not_logical_gets_the_statement(deployment: Deployment) -> None:
-    server = _plain(wal_level="replica", max_wal_senders="2")
-    server.start()
-    try:
+    with local.postgres({"wal_level": "replica", "max_wal_senders": "2"}) as server:
         Database("postgres", server).execute("CREATE TABLE users (id bigint PRIMARY KEY)")
         use(deployment, server.dsn())
         for said in told(deployment):
             assert "ALTER SYSTEM SET wal_level = logical" in said
-    finally:
-        server.stop()
-        subprocess.run(["rm", "-rf", str(server.home)], check=True)
 
 
 def test_a_server_that_refuses_the_plugin_gets_the_statement(deployment: Deployment) -> None:

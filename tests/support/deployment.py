@@ -141,6 +141,14 @@ class Deployment:
         until(lambda: process.said("streaming"), 30, "capture to stream")
         return process
 
+    def stop(self) -> None:
+        """Stop in order what runs, and wait until PostgreSQL knows."""
+        for process in self._processes:
+            if process.running:
+                assert process.stop() == 0
+        free = "SELECT NOT EXISTS (SELECT FROM pg_replication_slots WHERE active AND slot_name = %s)"
+        until(lambda: self.database.execute(free, (self.name,)) == [(True,)], 20, f"slot {self.name} to be free")
+
     def run(self, *arguments: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
         return subprocess.run(

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -15,10 +15,36 @@ Local = TypeVar("Local", bound=Daemon)
 
 
 @contextmanager
-def postgres() -> Iterator[LocalPostgres]:
+def postgres(settings: Mapping[str, str] | None = None) -> Iterator[LocalPostgres]:
     # no test cuts the power of the machine: nothing is lost without fsync, and CREATE DATABASE takes a third
-    with _started(lambda home: LocalPostgres(home, free_port(), {"fsync": "off"})) as server:
+    with _started(lambda home: LocalPostgres(home, free_port(), {"fsync": "off", **(settings or {})})) as server:
         yield server
+
+
+@contextmanager
+def standby(primary: LocalPostgres) -> Iterator[LocalPostgres]:
+    """Run a streaming standby of a server that runs."""
+    with _started(lambda home: _Standby(home, primary)) as server:
+        yield server
+
+
+class _Standby(LocalPostgres):
+    """A copy of a primary that follows it."""
+
+    def __init__(self, home: Path, primary: LocalPostgres) -> None:
+        super().__init__(home, free_port(), primary.settings)
+        self._primary = primary
+
+    def _create(self) -> None:
+        password = shutil.copy(self._primary.home / "password", self.home)
+        for path in (self.home, password):
+            if self.user:
+                shutil.chown(path, self.user, self.user)
+        half_made = self.home / "copy"
+        self._run("pg_basebackup", "-d", self._primary.dsn(), "-D", half_made, "-R", "-c", "fast", "--no-sync")
+        with (half_made / "postgresql.conf").open("a") as file:
+            file.write(f"port = {self.port}\n")
+        half_made.rename(self.cluster)
 
 
 @contextmanager

@@ -2,12 +2,13 @@
 
 import pytest
 
-from cdc.contract.position import Position, PositionRecord, SnapshotState, decode_record
-from cdc.relation import Cluster
+from cdc.contract.position import Position, PositionRecord, SnapshotState, Witness, decode_record
+from cdc.relation import Cluster, read_history
 from cdc.resume import Resume, check, first_record, hash_of
 from cdc.runtime.errors import EnvelopeInvalid, PositionMismatch, SlotLost
 
-HERE = Cluster("7711", 2, "shop")
+#: It left timeline 1 at 90.
+HERE = Cluster("7711", 2, "shop", end_lsn=1000, left_lsn={1: 90})
 
 
 def record(**changed: object) -> PositionRecord:
@@ -32,7 +33,9 @@ def test_a_record_is_read_back_and_never_goes_back() -> None:
     topic, key, value = resume.record(Position(120, 1), complete=False)
     assert (topic, key) == ("t.pgherald.positions", b"slot")
     assert decode_record(value).position == Position(120, 1)
+    resume.advance(Position(120, 1), complete=False, witness=Witness(110, 7))
     resume.advance(Position(120, 1), complete=False)
+    assert resume.state.witness == Witness(110, 7)
     with pytest.raises(PositionMismatch):
         resume.record(Position(119, 9), complete=True)
 
@@ -47,7 +50,9 @@ def test_slot_and_position_that_belong_together_pass() -> None:
     ("found", "slot_exists", "told"),
     [
         (record(system_id="other"), True, "another PostgreSQL cluster"),
-        (record(timeline=3), True, "older timeline"),
+        (record(timeline=3), True, "timeline 2, which does not descend from .* timeline 3"),
+        (record(timeline=1, lsn=91), True, "lacks changes that are in Kafka"),
+        (record(lsn=1001), True, "an older copy was restored"),
         (record(options="other", complete=False), True, "in the middle of a transaction"),
     ],
 )
@@ -59,6 +64,30 @@ def test_a_position_of_elsewhere_stops_the_reader(found: PositionRecord, slot_ex
 def test_a_slot_that_is_gone_after_it_was_read_is_a_loss() -> None:
     with pytest.raises(SlotLost, match="slot recover"):
         check(record(), HERE, "o", slot_exists=False)
+    with pytest.raises(SlotLost, match=r"failed over \(timeline 1 to 2\)"):
+        check(record(timeline=1, lsn=90), HERE, "o", slot_exists=False)
+
+
+def test_a_promoted_standby_that_has_everything_is_read_on() -> None:
+    check(record(timeline=1, lsn=90), HERE, "o", slot_exists=True)
+
+
+def test_a_timeline_history_is_read() -> None:
+    history = "1\t0/5A\tno recovery target specified\n\n# a remark\n2\t1/0\tbefore 2026-01-01\n"
+    assert read_history(history) == {1: 0x5A, 2: 0x100000000}
+
+
+def test_the_last_published_transaction_must_come_by_again() -> None:
+    for lsn, committed_us, met in ((100, 7, True), (100, 8, False), (101, 7, False)):
+        resume = Resume("t", "slot", "shop", record(), unmet=Witness(100, 7))
+        resume.meet(99, 1)
+        assert resume.unmet
+        if met:
+            resume.meet(lsn, committed_us)
+            assert not resume.unmet
+        else:
+            with pytest.raises(PositionMismatch, match="restored, or the slot replaced"):
+                resume.meet(lsn, committed_us)
 
 
 def test_options_have_one_hash_whatever_their_order() -> None:
