@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from cdc.runtime.cli import with_settings
 from cdc.runtime.errors import ServiceError
 from cdc.runtime.lifecycle import Stop
 from cdc.runtime.settings import Settings
-from consumers.operate import deliveries, lanes
+from consumers.operate import as_json, deliveries, lanes, since
 
 __all__ = ["check", "consume", "deliveries", "lanes", "ledger", "preview"]
 
@@ -96,7 +97,7 @@ def preview(settings: Settings, **given: Any) -> None:
 
 @click.group()
 def ledger() -> None:
-    """Look after the ledger's tables."""
+    """Look after the ledger's tables, and see who changed something in them."""
 
 
 @ledger.command("migrate")
@@ -107,3 +108,22 @@ def ledger_migrate(settings: Settings) -> None:
 
     applied = migrate(settings.ledger_dsn)
     click.echo("\n".join(applied) if applied else "the ledger is up to date")
+
+
+@ledger.command("history")
+@click.option("--since", callback=since, help="2h, 7d, or a time.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True)
+@as_json
+@with_settings
+def ledger_history(settings: Settings, as_json: bool, **given: Any) -> None:
+    """List who replayed, cancelled, purged, erased, paused or resumed what, newest first.
+
+    Filters are kept without a value of a row: a key as its hash, `--where` without its literals. One delivery's own
+    history is in `pgherald deliveries show`.
+    """
+    from consumers import console
+    from consumers.operations import Operations
+
+    with closing(Operations(settings.ledger_dsn)) as operations:
+        rows = operations.history(**given)
+    console.print_json(rows) if as_json else console.print_table(("at", "who", "command", "filter", "count"), rows)

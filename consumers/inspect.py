@@ -67,9 +67,11 @@ def groups(settings: Settings) -> list[dict[str, Any]]:
 
 def lanes(settings: Settings) -> list[dict[str, Any]]:
     """List the lanes that have work or were paused."""
-    return Operations(settings.ledger_dsn).lanes()
+    with closing(Operations(settings.ledger_dsn)) as operations:
+        return operations.lanes()
 
 
 def deliveries(settings: Settings) -> list[dict[str, Any]]:
     """Count deliveries by consumer, rule and state."""
-    return Operations(settings.ledger_dsn).states()
+    with closing(Operations(settings.ledger_dsn)) as operations:
+        return operations.states()

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -33,14 +34,19 @@ DOT_S = 5.0
 #: may be a pooler's.
 _ALONE_AT_MOST = "SET LOCAL idle_in_transaction_session_timeout = '5s'"
 
-_SQL = queries.load("ledger.sql") | queries.load("operate.sql")
+_SQL = queries.load("ledger.sql") | queries.load("payloads.sql") | queries.load("operate.sql")
 #: SQLSTATE classes of a value that a type can't hold, and of limits: text that is JSON but no jsonb.
 _UNFIT = ("22", "54")
 #: Stands where an envelope can't be read; `unreadable` says why.
 _NO_ENVELOPE = Envelope("c", Source("", 0, "", ""))
 
+#: How many events one transaction of the retention looks at: storing waits for it.
+_RETIRED = 500
+
 #: A lane and a key.
 Queue = tuple[str, str | None]
+#: Where the retention stands: an event's commit time and id.
+Page = tuple[datetime, str]
 
 #: What `claim` gives first; then come the envelope and the raw bytes.
 _FACTS = [field.name for field in fields(Delivery) if field.name not in ("envelope", "unreadable")]
@@ -87,6 +93,7 @@ class Ledger:
     def _store(self, entries: Sequence[tuple[Entry, bool]]) -> list[tuple[str, str]]:
         rows = [(entry, planned) for entry, _ in entries for planned in entry.planned]
         with self._transaction() as run:
+            run("share_payloads", {"lock": LOCK})
             self._lock(run, [(planned.lane, entry.key) for entry, planned in rows if planned.state == "pending"])
             run("store_events", _event_columns(entries))
             return run("store_deliveries", _delivery_columns(rows))
@@ -135,7 +142,8 @@ class Ledger:
         with self._transaction() as run:
             finishing = [mark for mark in marks if mark.finishes]
             self._lock(run, _queues(finishing))
-            kept = {row[0] for row in run("mark", _mark_columns(marks))}
+            # Rows in the order of their ids, lanes in that of their names: no two processes lock them crosswise.
+            kept = {row[0] for row in run("mark", _mark_columns(sorted(marks, key=lambda mark: mark.delivery.id)))}
             if promoted := _queues([mark for mark in finishing if mark.delivery.id in kept]):
                 run("promote", _queue_columns(promoted))
             self._mark_lanes(run, [mark for mark in marks if mark.delivery.id in kept])
@@ -170,13 +178,31 @@ class Ledger:
             # What was given back or skipped had no answer: nothing is known about the dependency yet.
             run("release_probe" if isinstance(outcome, GivenBack | Skipped) else "clear_lane", lane)
 
-    def change(self, queues: Sequence[Queue], name: str, values: Mapping[str, object]) -> list[Any]:
-        """Run an operator's change of deliveries in these queues; a queue that is left without a head gets one."""
+    @contextmanager
+    def changing(self, queues: Sequence[Queue], *, drops_payloads: bool = False) -> Iterator[Run]:
+        """Let an operator change deliveries of these queues; a queue that is left without a head gets one."""
         with self._transaction() as run:
+            if drops_payloads:
+                run("own_payloads", {"lock": LOCK})
             self._lock(run, queues)
-            changed = run(name, values)
+            yield run
             run("promote", _queue_columns(queues))
-            return changed
+
+    def ask(self, name: str, values: Mapping[str, object]) -> list[Any]:
+        """Run one of the operator's statements as a transaction of its own."""
+        return self._run(name, values)
+
+    def retire(self, days: int, after: Page) -> tuple[Page, int] | None:
+        """Remove payloads, the next ones after a page, of which every delivery ended more than `days` ago.
+
+        Gives the page that was looked at and how many left; None at the end, or while another process does it.
+        """
+        with self._transaction() as run:
+            if not run("only_one", {"lock": LOCK})[0][0]:
+                return None
+            run("own_payloads", {"lock": LOCK})
+            found = run("retire", {"days": days, "after_at": after[0], "after_id": after[1], "most": _RETIRED})
+            return ((found[0][0], found[0][1]), int(found[0][2])) if found else None
 
     def figures(self) -> list[tuple[str, int, float]]:
         """Give (lane, unfinished deliveries, age of the oldest in seconds) of each lane that has some."""
@@ -209,6 +235,9 @@ class Ledger:
     def _open(self) -> postgres.Connection:
         if self._connection is None or self._connection.closed:
             self._connection = postgres.connect(self._dsn, application_name=f"pgherald {self.consumer}")
+            # Said in each BEGIN, before autocommit, which would SET it for the session: the locks of queues rely on it,
+            # and a database may have another default.
+            self._connection.isolation_level = "READ COMMITTED"
             self._connection.autocommit = True
         return self._connection
 

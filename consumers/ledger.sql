@@ -20,9 +20,10 @@ FROM (
 ) AS sorted
 
 -- name: store_events
--- Sorted: several consumers insert the same events at the same time, and wait for each other at equal ids.
+-- Sorted: several consumers insert the same events at the same time, and wait for each other at equal ids. No commit is
+-- in the future, whatever a record says: retention counts from it.
 INSERT INTO pgherald.event (event_id, topic, partition, record_offset, committed_at, envelope, raw)
-SELECT event_id, topic, partition, record_offset, committed_at, envelope::jsonb, raw
+SELECT event_id, topic, partition, record_offset, least(committed_at, clock_timestamp()), envelope::jsonb, raw
 FROM unnest(
     %(event_ids)s::text[], %(topics)s::text[], %(partitions)s::integer[], %(offsets)s::bigint[],
     %(committed)s::timestamptz[], %(envelopes)s::text[], %(raws)s::bytea[]
@@ -113,9 +114,13 @@ FROM claimed LEFT JOIN pgherald.event USING (event_id)
 ORDER BY position_lsn, position_index, claimed.id
 
 -- name: renew
+-- In the order in which marks lock them.
 UPDATE pgherald.delivery SET leased_until = clock_timestamp() + %(lease_s)s * interval '1 second'
-WHERE id = ANY (%(ids)s) AND leased_by = %(worker)s
-RETURNING id
+FROM (
+    SELECT id FROM pgherald.delivery WHERE id = ANY (%(ids)s) AND leased_by = %(worker)s ORDER BY id FOR UPDATE
+) AS ours
+WHERE delivery.id = ours.id
+RETURNING delivery.id
 
 -- name: expired
 SELECT id, rule, lane, key, state, attempt, leased_by

@@ -5,25 +5,28 @@ Lists show identities, states and keys; what else a row held is shown by `delive
 
 from __future__ import annotations
 
-import getpass
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
 
 import click
-import msgspec
 
 from cdc.runtime.cli import with_settings
 from cdc.runtime.fields import parse_duration, parse_rate
 from cdc.runtime.settings import Settings
-from consumers.operations import Filter, Operations, Row
+from consumers import audit, console
+from consumers.operations import Filter, Operations
+from consumers.operator import Operator, Pages
 
 _STATES = ("pending", "claimed", "sending", "sent", "skipped", "unknown", "dead", "cancelled")
+_FINISHED = ("sent", "skipped", "unknown", "dead", "cancelled")
 _LIST = ("id", "state", "rule", "target", "key", "attempt", "created_at", "reason")
 _LANES = ("lane", "paused", "unfinished", "oldest", "failures", "paused_until", "paused_by", "reason")
 
 
-def _since(_context: click.Context, _option: click.Parameter, text: str | None) -> datetime | None:
+def since(_context: click.Context, _option: click.Parameter, text: str | None) -> datetime | None:
+    """Read how long ago, or when."""
     if text is None:
         return None
     try:
@@ -50,7 +53,7 @@ def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--rule", help="A rule's name."),
         click.option("--lane", help="mail:RULE or service:NAME."),
         click.option("--key", help="A user's Kafka key, as the list shows it."),
-        click.option("--since", callback=_since, help="Planned since: 2h, 7d, or a time."),
+        click.option("--since", callback=since, help="Planned since: 2h, 7d, or a time."),
         click.option("--where", default="true", help="SQL over the columns of delivery and event."),
     ]
     for option in reversed(options):
@@ -58,19 +61,19 @@ def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-_dry_run = click.option("--dry-run", is_flag=True, help="Only say what would happen.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+dry_run = click.option("--dry-run", "is_dry_run", is_flag=True, help="Only say what would happen.")
 
 
 @click.group()
 def deliveries() -> None:
-    """See what was sent, what waits and what failed and why; replay or cancel it."""
+    """See what was sent, what waits and what failed and why; replay, cancel or purge it."""
 
 
 @deliveries.command("list")
 @_filters
 @click.option("--limit", type=click.IntRange(1), help="Default: 50, or all with --json.")
-@_json
+@as_json
 @with_settings
 def list_deliveries(settings: Settings, limit: int | None, as_json: bool, **given: Any) -> None:
     """List deliveries, newest first.
@@ -79,75 +82,113 @@ def list_deliveries(settings: Settings, limit: int | None, as_json: bool, **give
     pgherald deliveries list --state dead --since 1d
     pgherald deliveries list --rule welcome --where "envelope->'after'->>'plan' = 'pro'" --json
     """
-    rows = Operations(settings.ledger_dsn).find(_wanted(given), limit or (None if as_json else 50))
-    if as_json:
-        _print_json(rows)
-    else:
-        _print_table(_LIST, [row | {"reason": (row["error"] or {}).get("reason")} for row in rows])
+    with closing(Operations(settings.ledger_dsn)) as operations:
+        rows = operations.find(_wanted(given), limit or (None if as_json else 50))
+        if as_json:
+            console.print_json_array(rows)
+        else:
+            console.print_table(_LIST, (row | {"reason": (row["error"] or {}).get("reason")} for row in rows))
 
 
 @deliveries.command("show")
 @click.argument("delivery_id", metavar="ID", type=int)
-@_json
+@as_json
 @with_settings
 def show(settings: Settings, delivery_id: int, as_json: bool) -> None:
-    """Show one delivery and its event, with the row's values."""
-    row = Operations(settings.ledger_dsn).show(delivery_id)
+    """Show one delivery and its event, with the row's values, and what operators did to it."""
+    with closing(Operations(settings.ledger_dsn)) as operations:
+        row = operations.show(delivery_id)
     if row is None:
         raise click.ClickException(f"there is no delivery {delivery_id}")
     if as_json:
-        _print_json(row)
+        console.print_json(row)
         return
     for name, value in row.items():
         if value is not None:
-            click.echo(f"{name + ':':16}{_text(value)}")
+            click.echo(f"{name + ':':16}{console.text(value)}")
 
 
 @deliveries.command("replay")
 @click.argument("ids", type=int, nargs=-1)
 @_filters
 @click.option("--rate", default="", callback=_rate, help='At most so many become due, e.g. "10/s".')
-@_dry_run
+@dry_run
+@as_json
 @with_settings
-def replay(settings: Settings, ids: Sequence[int], rate: float | None, dry_run: bool, **given: Any) -> None:
+def replay(settings: Settings, rate: float | None, **given: Any) -> None:
     """Make deliveries pending again, all attempts anew. Dead and unknown ones, unless --state says otherwise.
 
     A replay runs out of order: later events of the same user may have been delivered meanwhile. A mail that was sent is
-    sent again, with the same Message-ID.
+    sent again, with the same Message-ID. What left the ledger after ledger.retention_days can't be replayed.
 
     \b
     pgherald deliveries replay 4711
     pgherald deliveries replay --rule welcome --since 1d --dry-run
     pgherald deliveries replay --state unknown --rule verify --rate 10/s
     """
-    states = given["states"] or ("dead", "unknown")
-    operations = Operations(settings.ledger_dsn)
-    rows = _chosen(operations, ids, given, states)
-    _print_reasons(operations, rows)
-    if dry_run:
-        return
-    count = operations.replay(rows, states, rate)
-    click.echo(f"{count} are pending again; they run out of order: later events of their users may have been delivered")
-    if count < len(rows):
-        click.echo(f"{len(rows) - count} stay as they are: they changed meanwhile, or never were deliveries", err=True)
+    wanted = _chosen(given, ("dead", "unknown"))
+
+    def change(operator: Operator, pages: Pages, asked: Mapping[str, object]) -> int:
+        return operator.replay(pages, {**asked, "rate": rate}, wanted.states or (), rate)
+
+    _change(
+        settings,
+        wanted,
+        given,
+        change,
+        done="{count} are pending again; they run out of order: later events of their users may have been delivered",
+        left="{left} stay as they are: they changed meanwhile, their event has left, or they never were deliveries",
+    )
 
 
 @deliveries.command("cancel")
 @click.argument("ids", type=int, nargs=-1)
 @_filters
-@_dry_run
+@dry_run
+@as_json
 @with_settings
-def cancel(settings: Settings, ids: Sequence[int], dry_run: bool, **given: Any) -> None:
+def cancel(settings: Settings, **given: Any) -> None:
     """Cancel pending deliveries. What is being delivered now is not touched.
 
     \b
     pgherald deliveries cancel --rule welcome --since 1h
     """
-    operations = Operations(settings.ledger_dsn)
-    rows = _chosen(operations, ids, given, ("pending",))
-    _print_reasons(operations, rows)
-    if not dry_run:
-        click.echo(f"{operations.cancel(rows)} are cancelled")
+    _change(
+        settings,
+        _chosen(given, ("pending",)),
+        given,
+        lambda operator, pages, asked: operator.cancel(pages, asked),
+        done="{count} are cancelled",
+        left="{left} stay as they are: they are not pending, or are being delivered now",
+    )
+
+
+@deliveries.command("purge")
+@click.argument("ids", type=int, nargs=-1)
+@_filters
+@dry_run
+@as_json
+@with_settings
+def purge(settings: Settings, **given: Any) -> None:
+    """Give dead letters up for good: their events leave the ledger, what is left of them is `cancelled`.
+
+    The row of facts stays, with its reason: without it a topic that is read again would plan the delivery anew. An
+    event that another delivery still needs stays until that one ends too. Dead ones, unless --state says otherwise.
+
+    \b
+    pgherald deliveries purge --rule welcome --where "error->>'code' = '550'" --dry-run
+    """
+    wanted = _chosen(given, ("dead",))
+    if unfinished := sorted(set(wanted.states or ()) - set(_FINISHED)):
+        raise click.UsageError(f"what is {' or '.join(unfinished)} is not over: `pgherald deliveries cancel` first")
+    _change(
+        settings,
+        wanted,
+        given,
+        lambda operator, pages, asked: operator.purge(pages, asked, wanted.states or ()),
+        done="{count} are purged",
+        left="{left} stay as they are: they changed meanwhile",
+    )
 
 
 @click.group()
@@ -156,12 +197,13 @@ def lanes() -> None:
 
 
 @lanes.command("list")
-@_json
+@as_json
 @with_settings
 def list_lanes(settings: Settings, as_json: bool) -> None:
     """List lanes: what waits in each, and whether and why it is paused."""
-    rows = Operations(settings.ledger_dsn).lanes()
-    _print_json(rows) if as_json else _print_table(_LANES, rows)
+    with closing(Operations(settings.ledger_dsn)) as operations:
+        rows = operations.lanes()
+    console.print_json(rows) if as_json else console.print_table(_LANES, rows)
 
 
 @lanes.command("pause")
@@ -170,7 +212,9 @@ def list_lanes(settings: Settings, as_json: bool) -> None:
 @with_settings
 def pause(settings: Settings, lane: str, reason: str) -> None:
     """Claim nothing of a lane until it is resumed. What is being delivered now ends."""
-    Operations(settings.ledger_dsn).pause(_consumer_of(settings, lane), lane, reason, getpass.getuser())
+    consumer = _consumer_of(settings, lane)
+    with closing(Operator(settings.ledger_dsn, console.who())) as operator:
+        operator.pause(consumer, lane, reason)
     click.echo(f"{lane} is paused; pgherald lanes resume {lane} ends it")
 
 
@@ -179,22 +223,52 @@ def pause(settings: Settings, lane: str, reason: str) -> None:
 @with_settings
 def resume(settings: Settings, lane: str) -> None:
     """End a pause, an operator's or pgherald's own."""
-    if not Operations(settings.ledger_dsn).resume(_consumer_of(settings, lane), lane):
-        click.echo(f"{lane} was not paused")
-        return
-    click.echo(f"{lane} goes on")
+    consumer = _consumer_of(settings, lane)
+    with closing(Operator(settings.ledger_dsn, console.who())) as operator:
+        was_paused = operator.resume(consumer, lane)
+    click.echo(f"{lane} goes on" if was_paused else f"{lane} was not paused")
 
 
-def _wanted(given: dict[str, Any], ids: Sequence[int] = ()) -> Filter:
-    return Filter(**{**given, "states": list(given["states"]) or None, "ids": list(ids) or None})
+def _wanted(given: Mapping[str, Any]) -> Filter:
+    names = ("rule", "lane", "key", "since", "where")
+    chosen = {name: given[name] for name in names}
+    return Filter(ids=list(given.get("ids", ())) or None, states=list(given["states"]) or None, **chosen)
 
 
-def _chosen(operations: Operations, ids: Sequence[int], given: dict[str, Any], states: Sequence[str]) -> list[Row]:
-    """Find what a change is for; `states` when none were asked for. A change of everything must be asked for."""
-    asked = [given[name] for name in ("states", "rule", "lane", "key", "since")] + [given["where"] != "true"]
-    if not ids and not any(asked):
+def _chosen(given: Mapping[str, Any], states: Sequence[str]) -> Filter:
+    """Say what a change is for; `states` when none were asked for. A change of everything must be asked for."""
+    if _wanted(given) == Filter():
         raise click.UsageError("say which: ids, --state, --rule, --lane, --key, --since or --where")
-    return operations.find(_wanted(given | {"states": given["states"] or states}, ids))
+    return _wanted({**given, "states": given["states"] or states})
+
+
+def _change(
+    settings: Settings,
+    wanted: Filter,
+    given: Mapping[str, Any],
+    change: Callable[[Operator, Pages, Mapping[str, object]], int],
+    *,
+    done: str,
+    left: str,
+) -> None:
+    """Say what is chosen, by reason; then, unless it is a dry run, change it page by page."""
+    with closing(Operations(settings.ledger_dsn)) as operations:
+        reasons = operations.count_by_reason(wanted)
+        total, last = sum(row["count"] for row in reasons), max((row.pop("last") for row in reasons), default=0)
+        if not given["as_json"]:
+            _print_reasons(reasons, total)
+        changed = 0
+        if not given["is_dry_run"]:
+            # Up to what was counted: what is planned meanwhile was not chosen.
+            pages, asked = operations.pages(wanted, last), audit.asked(wanted)
+            with console.progress(total) as moved, closing(Operator(settings.ledger_dsn, console.who(), moved)) as by:
+                changed = change(by, pages, asked)
+    if given["as_json"]:
+        console.print_json({"chosen": total, "changed": changed, "dry_run": given["is_dry_run"], "reasons": reasons})
+    elif not given["is_dry_run"]:
+        click.echo(done.format(count=changed))
+        if changed < total:
+            click.echo(left.format(left=total - changed), err=True)
 
 
 def _consumer_of(settings: Settings, lane: str) -> str:
@@ -206,30 +280,7 @@ def _consumer_of(settings: Settings, lane: str) -> str:
     return "mail" if kind == "mail" else "services"
 
 
-def _print_reasons(operations: Operations, rows: Sequence[Row]) -> None:
-    for row in operations.count_by_reason(rows):
+def _print_reasons(reasons: Sequence[Mapping[str, Any]], total: int) -> None:
+    for row in reasons:
         click.echo(f"{row['count']:>7}  {row['rule']}  {row['state']}  {row['class'] or ''}  {row['reason'] or ''}")
-    click.echo(f"{len(rows):>7}  in all")
-
-
-def _print_json(document: object) -> None:
-    click.echo(msgspec.json.format(msgspec.json.encode(document, enc_hook=str)).decode())
-
-
-def _print_table(columns: Sequence[str], rows: Sequence[Row]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
-    for row in rows:
-        # Values are the users': markup in them is text.
-        table.add_row(*(_text(row[column]).replace("[", r"\[") for column in columns))
-    Console().print(table)
-
-
-def _text(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, datetime):
-        return value.astimezone().strftime("%Y-%m-%d %H:%M:%S")
-    return msgspec.json.encode(value).decode() if isinstance(value, dict | list) else str(value)
+    click.echo(f"{total:>7}  in all")

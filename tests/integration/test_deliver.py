@@ -19,7 +19,7 @@ from consumers.lanes import Lane, Lanes
 from consumers.ledger import Ledger
 from consumers.marks import Marks
 from consumers.migrations import migrate
-from consumers.operations import Operations
+from consumers.operator import Operator
 from consumers.outcome import SkipDelivery
 from consumers.process import Crew
 from consumers.rules import Rules
@@ -296,7 +296,8 @@ def test_a_bad_release_stops_the_lane_and_after_its_mending_the_rest_is_sent(
     # What two processes of two workers had taken before: four each.
     assert ALIKE_MAX <= dead <= ALIKE_MAX + 2 * 4
     mended.set()
-    assert Operations(database.dsn).resume("mail", LANE)
+    with closing(Operator(database.dsn, "ada")) as operator:
+        assert operator.resume("mail", LANE)
     until_ended(ledger)
     assert Counter(states(database).values()) == {"dead": dead, "sent": 200 - dead}
     assert database.execute("SELECT alike, alike_keys, paused_until, reason FROM pgherald.lane") == [

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from consumers import operations
 from consumers.commands import deliveries, lanes, ledger
 from consumers.delivery import Delivery, Mark, Planned
 from consumers.ledger import Ledger
 from consumers.migrations import migrate
 from consumers.outcome import Dead, Outcome, Sent, Unknown
+from deploy.local.net import until
 from tests.support.database import Database
 from tests.support.ledgers import LANE, RULES, assert_one_head_per_queue, entry, states
 
@@ -211,3 +214,128 @@ def test_sql_that_is_none_and_a_ledger_that_is_not_there_are_said(settings: Path
         run(deliveries, settings, "list", "--where", "key =")
     with pytest.raises(Exception, match="--where: column"):
         run(deliveries, settings, "list", "--where", "nosuch = 1")
+
+
+def test_a_condition_changes_nothing_and_is_one_condition(kept: Ledger, settings: Path, database: Database) -> None:
+    kept.store([entry(1)])
+    with pytest.raises(Exception, match=r"--where: ; has no place"):
+        run(deliveries, settings, "list", "--where", "true; DELETE FROM pgherald.delivery")
+    with pytest.raises(Exception, match=r"--where: cannot execute nextval"):
+        run(deliveries, settings, "list", "--where", "nextval('pgherald.delivery_id_seq') > 0")
+    assert states(database) == {1: "pending"}
+
+
+def test_a_long_list_is_printed_row_by_row(kept: Ledger, settings: Path) -> None:
+    kept.store([entry(lsn, f"k{lsn}") for lsn in range(1500)])
+    assert [row["key"] for row in listed(settings)] == [f"k{lsn}" for lsn in reversed(range(1500))]
+    assert listed(settings, "--rule", "other") == []
+
+
+def test_a_change_of_many_goes_page_by_page(
+    kept: Ledger, settings: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operations, "_PAGE", 3)
+    kept.store([entry(lsn, f"k{lsn % 4}") for lsn in range(10)])
+    for _ in range(3):
+        end(kept, *[Dead(REFUSED)] * 3)
+    assert "9 are pending again" in run(deliveries, settings, "replay", "--rule", "welcome", "--rate", "1/m").output
+    assert_one_head_per_queue(database)
+    spread = "SELECT round(extract(epoch FROM max(due_at) - min(due_at)) / 60) FROM pgherald.delivery WHERE replays = 1"
+    assert database.execute(spread) == [(8,)]
+    assert "10 are cancelled" in run(deliveries, settings, "cancel", "--rule", "welcome").output
+    assert set(states(database).values()) == {"cancelled"}
+
+
+def test_what_changed_is_one_document_on_request(kept: Ledger, settings: Path) -> None:
+    kept.store([entry(1), entry(2, "b")])
+    end(kept, Dead(REFUSED), Sent({}))
+    said = json.loads(run(deliveries, settings, "replay", "--rule", "welcome", "--dry-run", "--json").output)
+    reason = {"rule": "welcome", "state": "dead", "class": "MailRejected", "reason": REFUSED["reason"], "count": 1}
+    assert said == {"chosen": 1, "changed": 0, "dry_run": True, "reasons": [reason]}
+    assert json.loads(run(deliveries, settings, "replay", "--rule", "welcome", "--json").output)["changed"] == 1
+
+
+def test_who_did_what_is_kept_without_a_value_of_a_row(
+    kept: Ledger, settings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGNAME", "ada")
+    kept.store([entry(1, '{"id":1}'), entry(2, "b")])
+    end(kept, Dead(REFUSED))
+    run(deliveries, settings, "replay", "--key", '{"id":1}', "--where", "envelope->'after'->>'id' <> 'grace' AND 1 = 1")
+    run(deliveries, settings, "cancel", "--key", '{"id":1}')
+    run(deliveries, settings, "cancel", "--rule", "welcome", "--dry-run")
+    run(lanes, settings, "pause", LANE, "--reason", "relay moves")
+    run(lanes, settings, "resume", LANE)
+    found = json.loads(run(ledger, settings, "history", "--json").output)
+    assert [(row["command"], row["count"]) for row in found] == [
+        ("lanes resume", 1),
+        ("lanes pause", 1),
+        ("deliveries cancel", 1),
+        ("deliveries replay", 1),
+    ]
+    assert all(row["who"].startswith("ada@") and row["finished_at"] for row in found)
+    assert found[-1]["filter"]["where"] == "envelope->?->>? <> ? AND ? = ?"
+    assert found[1]["filter"] == {"lane": LANE, "reason": "relay moves"}
+    assert '"id"' not in json.dumps([row["filter"] for row in found])
+    assert "lanes pause" in run(ledger, settings, "history").output
+    (row,) = listed(settings, "--state", "cancelled")
+    shown = json.loads(run(deliveries, settings, "show", str(row["id"]), "--json").output)
+    assert [(done["command"], done["was"]) for done in shown["operations"]] == [
+        ("deliveries replay", "dead"),
+        ("deliveries cancel", "pending"),
+    ]
+
+
+def test_a_purge_gives_up_for_good_and_keeps_the_facts(kept: Ledger, settings: Path, database: Database) -> None:
+    kept.store([entry(1), entry(2, "b")])
+    end(kept, Dead(REFUSED), Unknown(REFUSED))
+    assert "1 are purged" in run(deliveries, settings, "purge", "--rule", "welcome").output
+    assert states(database) == {1: "cancelled", 2: "unknown"}
+    assert len(database.execute("SELECT event_id FROM pgherald.event")) == 1
+    (row,) = listed(settings, "--state", "cancelled")
+    assert row["error"] == REFUSED
+    assert "1 stay as they are" in run(deliveries, settings, "replay", "--state", "cancelled").output
+    # The topic is read again: what was purged is known, and stays given up.
+    assert kept.store([entry(1)]) == []
+    run(deliveries, settings, "purge", "--rule", "welcome", "--state", "cancelled")
+    assert len(database.execute("SELECT event_id FROM pgherald.event")) == 1
+
+
+def test_a_purge_keeps_the_event_that_another_delivery_needs(kept: Ledger, settings: Path, database: Database) -> None:
+    planned = [Planned("welcome", "welcome", LANE), Planned("verify", "verify", "mail:verify")]
+    kept.store([entry(1, planned=planned)])
+    with closing(Ledger(database.dsn, "services", "me")) as services:
+        services.store([entry(1, planned=[Planned("plans", "storage", "service:storage")])])
+    end(kept, Dead(REFUSED))
+    run(deliveries, settings, "purge", "--rule", "welcome")
+    (delivery,) = kept.claim({"mail:verify": 1}, ["verify"], 1, 60)
+    assert delivery.envelope.after == {"id": 1}
+    kept.mark([Mark(delivery, Dead(REFUSED), "me")])
+    run(deliveries, settings, "purge", "--rule", "verify")
+    run(deliveries, settings, "cancel", "--rule", "plans")
+    assert len(database.execute("SELECT event_id FROM pgherald.event")) == 1
+    run(deliveries, settings, "purge", "--rule", "plans", "--state", "cancelled")
+    assert database.execute("SELECT event_id FROM pgherald.event") == []
+
+
+def test_what_is_unfinished_is_not_purged(kept: Ledger, settings: Path) -> None:
+    kept.store([entry(1)])
+    result = run(deliveries, settings, "purge", "--state", "pending")
+    assert result.exit_code == 2
+    assert "cancel" in result.output
+
+
+def test_a_change_that_meets_a_deadlock_is_made_again(kept: Ledger, settings: Path, database: Database) -> None:
+    kept.store([entry(1), entry(2, "b")])
+    first, second = end(kept, Dead(REFUSED), Dead(REFUSED))
+    with closing(database.connect()) as session, session.cursor() as cursor, ThreadPoolExecutor(1) as pool:
+        cursor.execute("SET deadlock_timeout = '1min'; BEGIN")
+        lock = "SELECT FROM pgherald.delivery WHERE id = %s FOR UPDATE"
+        cursor.execute(lock, (second.id,))
+        replaying = pool.submit(run, deliveries, settings, "replay", "--rule", "welcome")
+        waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND wait_event = 'transactionid'"
+        until(lambda: database.execute(waits, (database.name,)) == [(1,)], 10, "the replay to wait for the row")
+        cursor.execute(lock, (first.id,))  # crosswise: the replay's session finds out, and is the one that gives way
+        cursor.execute("COMMIT")
+        assert "2 are pending again" in replaying.result(20).output
+    assert_one_head_per_queue(database)

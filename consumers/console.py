@@ -1,0 +1,76 @@
+"""How the operator's commands print: tables for people, one JSON document for programs, progress on a terminal."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+
+import click
+import msgspec
+
+
+def print_json(document: object) -> None:
+    """Print one document."""
+    click.echo(_json(document))
+
+
+def print_json_array(rows: Iterable[object]) -> None:
+    """Print an array, however long, one row at a time."""
+    begin = "["
+    for row in rows:
+        click.echo(f"{begin}\n{_json(row)}", nl=False)
+        begin = ","
+    click.echo("[]" if begin == "[" else "\n]")
+
+
+def _json(document: object) -> str:
+    return msgspec.json.format(msgspec.json.encode(document, enc_hook=str)).decode()
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
+    """Print the named columns of rows."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        # Values are the users': markup in them is text.
+        table.add_row(*(text(row[column]).replace("[", r"\[") for column in columns))
+    Console().print(table)
+
+
+def text(value: object) -> str:
+    """Write a value for people."""
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return value.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return msgspec.json.encode(value).decode() if isinstance(value, dict | list) else str(value)
+
+
+@contextmanager
+def progress(total: int) -> Iterator[Callable[[int], None]]:
+    """Show how far a long change is, on a terminal only; give what is to be told of each step."""
+    if not sys.stderr.isatty():
+        yield lambda _length: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task("deliveries", total=total)
+        yield lambda length: shown.advance(task, length)
+
+
+def who() -> str:
+    """Name who runs the command, for the audit trail: the login and the machine."""
+    try:
+        login = getpass.getuser()
+    except (KeyError, OSError):  # a container's user need not have a name
+        login = f"uid {os.getuid()}"
+    return f"{login}@{socket.gethostname()}"
