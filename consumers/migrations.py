@@ -27,8 +27,8 @@ def migrate(dsn: str) -> list[str]:
     """Apply what is missing, in one transaction, and name it.
 
     Several processes may do so at once: one works, the others wait and find nothing to do. A role without the right to
-    create needs none when all is applied. A ledger that is newer than this code is left alone. Raises AccessDenied,
-    ConnectionLost.
+    create needs none when all is applied. A ledger that is newer than this code is left alone, and works: migrations
+    only add, so that old processes go on beside new ones. Raises AccessDenied, RetryableError.
     """
     files = _files()
     with postgres.errors(), closing(postgres.connect(dsn, application_name="pgherald ledger migrate")) as connection:
@@ -38,6 +38,8 @@ def migrate(dsn: str) -> list[str]:
                 return []
         with connection, connection.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(%s, -1)", (LOCK,))
+            # A statement that waits for a table makes everyone after it wait too: rather give up, and be called again.
+            cursor.execute("SET LOCAL lock_timeout = '3s'")
             missing = _missing(cursor, files)
             for number, path in missing.items():
                 cursor.execute(path.read_text())

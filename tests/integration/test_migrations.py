@@ -1,14 +1,20 @@
 """The ledger's schema on a real PostgreSQL."""
 
+import re
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from cdc.runtime.errors import AccessDenied
-from consumers import migrations
+from cdc.runtime.errors import AccessDenied, RetryableError
+from consumers import ledger, migrations, queries
+from consumers.delivery import Mark
+from consumers.ledger import Ledger
 from consumers.migrations import migrate
+from consumers.outcome import GivenBack, Outcome, Pause, Retry, Sent, Unknown
 from tests.support.database import Database
+from tests.support.ledgers import LANE, RULES, assert_one_head_per_queue, entry, states
 
 TABLES = "SELECT table_name FROM information_schema.tables WHERE table_schema = 'pgherald' ORDER BY 1"
 COLUMNS = "SELECT column_name FROM information_schema.columns WHERE table_schema = 'pgherald' AND table_name = %s"
@@ -22,7 +28,7 @@ DELIVERY = set(
 
 def test_the_tables_are_those_of_the_design(database: Database) -> None:
     assert migrate(database.dsn) == ALL
-    assert database.execute(TABLES) == [("delivery",), ("event",), ("lane",), ("migration",)]
+    assert {("delivery",), ("event",), ("lane",), ("migration",), ("operation",)} <= set(database.execute(TABLES))
     assert {name for (name,) in database.execute(COLUMNS, ("event",))} == EVENT
     assert {name for (name,) in database.execute(COLUMNS, ("delivery",))} == DELIVERY
 
@@ -81,3 +87,45 @@ def test_a_newer_ledger_is_left_alone(database: Database) -> None:
     migrate(database.dsn)
     database.execute("INSERT INTO pgherald.migration (number, name) VALUES (9999, '9999_later')")
     assert migrate(database.dsn) == []
+
+
+OLD = sorted(Path(__file__).with_name("old").glob("ledger_*.sql"))
+ERROR: dict[str, object] = {"class": "Deferred", "code": 451, "reason": "later"}
+
+
+@pytest.mark.parametrize("statements", OLD, ids=lambda path: path.stem)
+def test_old_code_works_on_the_new_schema(
+    database: Database, monkeypatch: pytest.MonkeyPatch, statements: Path
+) -> None:
+    """A new process migrates while old ones deliver. Each file holds what the code of its time said to the ledger."""
+    migrate(database.dsn)
+    monkeypatch.setattr(ledger, "_SQL", ledger._SQL | queries.load(str(statements.resolve())))
+    with closing(Ledger(database.dsn, "mail", "old")) as old:
+        old.store([entry(lsn, f"k{lsn % 2}") for lsn in range(6)])
+        outcomes: list[Outcome] = [Retry(0, ERROR), Pause(0, ERROR), GivenBack(), Unknown(ERROR)]
+        while claimed := old.claim({LANE: 1}, RULES, 1, 60):
+            assert old.renew([claimed[0].id], 60)
+            assert old.mark([Mark(claimed[0], None, "old")])
+            assert old.mark([Mark(claimed[0], outcomes.pop() if outcomes else Sent({}), "old")])
+            assert_one_head_per_queue(database)
+        assert old.expired(RULES) == []
+        assert (old.unfinished(), old.figures(), old.paused_lanes()) == (0, [], set())
+    assert sorted(states(database).values()) == ["sent"] * 5 + ["unknown"]
+
+
+def test_migrations_only_add() -> None:
+    """What old code reads and writes stays: a column goes in the release after the one that needs it no more."""
+    for path in sorted(migrations.FOLDER.glob("0*.sql"))[1:]:
+        statements = re.sub(r"--.*", "", path.read_text()).upper()
+        assert not re.search(r"\b(DROP\s+(TABLE|COLUMN|SCHEMA)|RENAME|TRUNCATE)\b|\bALTER\s+COLUMN\b", statements), path
+
+
+def test_a_migration_that_would_hold_everyone_up_gives_way(database: Database) -> None:
+    with closing(database.connect()) as session, session.cursor() as cursor:
+        cursor.execute((migrations.FOLDER / "0001_ledger.sql").read_text())
+        cursor.execute("INSERT INTO pgherald.migration (number, name) VALUES (1, '0001_ledger')")
+        cursor.execute("BEGIN; LOCK TABLE pgherald.event IN ROW EXCLUSIVE MODE")
+        with pytest.raises(RetryableError, match="lock timeout"):
+            migrate(database.dsn)
+        cursor.execute("ROLLBACK")
+        assert "0001_ledger" not in migrate(database.dsn)
