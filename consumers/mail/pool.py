@@ -21,6 +21,9 @@ class Connection(Protocol):
     def is_fit(self) -> bool:
         """Tell whether it can still be used after a rest; may ask the other side."""
 
+    def is_old(self) -> bool:
+        """Tell whether it rested for too long to be used again; asks nobody."""
+
     def drop(self) -> None:
         """Close it at once and say nothing, whatever state it is in."""
 
@@ -37,7 +40,7 @@ C = TypeVar("C", bound=Connection)
 class Pool(Generic[C]):
     """At most `size` connections. Any thread may borrow; the last one returned is the next one lent.
 
-    So the others grow old when there is little to do, and are dropped.
+    So the others grow old when there is little to do, and `drop_old` takes leave of them.
     """
 
     def __init__(self, size: int, connect: Callable[[], C]) -> None:
@@ -66,6 +69,14 @@ class Pool(Generic[C]):
             for connection in self._busy:
                 connection.cut()
         for connection in idle:
+            connection.quit()
+
+    def drop_old(self) -> None:
+        """Take leave of those that rested for too long."""
+        with self._lock:
+            old = [connection for connection in self._idle if connection.is_old()]
+            self._idle = [connection for connection in self._idle if connection not in old]
+        for connection in old:
             connection.quit()
 
     def _take_fit(self) -> C | None:

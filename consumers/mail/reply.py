@@ -28,7 +28,14 @@ _PASSES = re.compile(r"2\.2|3\.(?!4$)\d+|4\.\d+|7\.0")
 _STORAGE = 552
 
 _ENHANCED = re.compile(r"([245]\.\d{1,3}\.\d{1,3})\b")
-_ASKED = re.compile(r"\b(?:in|after|for) (\d{1,6}) ?(s|m|h)(?:ec(?:ond)?s?|in(?:ute)?s?|ours?|rs?)?\b", re.IGNORECASE)
+_ASKED = re.compile(
+    r"\b(?:in|after|for|wait|within|another|least|delay(?:ed)?|retry)[ :=]{1,2}(?:about |at least |another )?"
+    r"(\d{1,6})[ -]?(s|m|h)(?:ec(?:ond)?s?|in(?:ute)?s?|ours?|rs?)?\b"
+    r"(?:(?:,| and)? ?(\d{1,4}) ?(s|m)(?:ec(?:ond)?s?|in(?:ute)?s?)?\b)?",
+    re.IGNORECASE,
+)
+#: postgrey and others: `try again in 00:04:59`.
+_ASKED_CLOCK = re.compile(r"\b(?:in|after|for|wait) (\d{1,2}):(\d\d):(\d\d)\b", re.IGNORECASE)
 _UNIT_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _ADDRESS = re.compile(r"<?[^\s<>]*@[^\s<>]*>?")
 _SUBJECTS = {
@@ -85,8 +92,12 @@ def _is_about_the_user(reply: Reply, step: str) -> bool:
 
 def asked_s(text: str) -> float | None:
     """Read how long a relay asks to wait: `try again in 300 seconds`, `greylisted for 5 minutes`."""
-    match = _ASKED.search(text)
-    return int(match[1]) * _UNIT_S[match[2].lower()] if match else None
+    if clock := _ASKED_CLOCK.search(text):
+        return int(clock[1]) * 3600.0 + int(clock[2]) * 60.0 + int(clock[3])
+    if match := _ASKED.search(text):
+        amounts = ((match[1], match[2]), (match[3], match[4]))
+        return sum(int(count) * _UNIT_S[unit.lower()] for count, unit in amounts if count)
+    return None
 
 
 def _is_for_everyone(reply: Reply, step: str) -> bool:

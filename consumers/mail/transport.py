@@ -11,6 +11,7 @@ import re
 import smtplib
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +20,7 @@ from typing import NamedTuple
 
 from cdc.runtime.errors import ConfigInvalid, ConnectionLost, Deferred, DependencyDown, MailRejected
 from cdc.runtime.sections_mail import Smtp
+from consumers.mail.losses import Losses
 from consumers.mail.message import Mail
 from consumers.mail.pool import Pool, Rate
 from consumers.mail.reply import DOT, NO_CODE, Reply, refusal
@@ -58,6 +60,9 @@ class Transport:
     def __init__(self, smtp: Smtp, timeouts: Timeouts = USUAL) -> None:
         self._pool = Pool(smtp.connections, partial(Connection, smtp, _tls(smtp), timeouts))
         self._rate = Rate(smtp.rate) if smtp.rate else None
+        self._losses = Losses()
+        self._closed = threading.Event()
+        threading.Thread(target=self._tend, name="smtp-tend", daemon=True).start()
 
     def send(self, mail: Mail, sending: Callable[[], None]) -> str:
         """Send a mail and give the relay's answer, in one line and without addresses.
@@ -69,14 +74,28 @@ class Transport:
         """
         if self._rate:
             self._rate.wait()
-        with self._pool.borrow() as connection:
-            return str(connection.transact(mail, sending))
+        try:
+            with self._pool.borrow() as connection:
+                reply = connection.transact(mail, sending)
+        except DependencyDown as exc:
+            if _is_lost_in_a_mail(exc) and self._losses.is_its_own(mail.message_id):
+                # It counts as this mail's attempt then: the lane would stop for it again and again, and forever.
+                raise Deferred(f"at this mail, and not at others: {exc.message}", step=exc.fields["step"]) from exc
+            raise
+        self._losses.taken(mail.message_id)
+        return str(reply)
 
     def close(self) -> None:
         """End all connections. What is being sent fails: before its dot as not sent, after it as ConnectionLost."""
+        self._closed.set()
         if self._rate:
             self._rate.close()
         self._pool.close()
+
+    def _tend(self) -> None:
+        """Take leave of connections that nobody needs: relays count them, and end them with a 421 in their log."""
+        while not self._closed.wait(_REST_MAX_S / 4):
+            self._pool.drop_old()
 
 
 def probe(smtp: Smtp) -> None:
@@ -132,11 +151,14 @@ class Connection:
 
     def is_fit(self) -> bool:
         """Tell whether the relay has neither hung up nor spoken meanwhile, and after a while whether it answers."""
-        rested_s = time.monotonic() - self._used_at
-        if rested_s > _REST_MAX_S or self._has_input():
+        if self.is_old() or self._has_input():
             return False
         # A refused mail leaves its transaction open: another MAIL would be out of order (RFC 5321 4.1.4).
-        return self._reset() if self._refused or rested_s > _ASK_AFTER_S else True
+        return self._reset() if self._refused or self._rested_s() > _ASK_AFTER_S else True
+
+    def is_old(self) -> bool:
+        """Tell whether it rested for so long that it is not worth a question."""
+        return self._rested_s() > _REST_MAX_S
 
     def drop(self) -> None:
         """Close the socket and say nothing: in the middle of a mail a QUIT would be a line of it."""
@@ -220,6 +242,9 @@ class Connection:
         self._used_at = time.monotonic()
         self.in_order = self._mails < _MAILS_MAX
 
+    def _rested_s(self) -> float:
+        return time.monotonic() - self._used_at
+
     def _reset(self) -> bool:
         try:
             self._wait_at_most(_RESET_MAX_S)
@@ -248,6 +273,11 @@ class Connection:
     def _wait_at_most(self, timeout_s: float) -> None:
         if self._session.sock:
             self._session.sock.settimeout(timeout_s)
+
+
+def _is_lost_in_a_mail(exc: DependencyDown) -> bool:
+    """Tell whether the relay hung up, fell silent or spoke nonsense in a mail, rather than refuse it to everyone."""
+    return "code" not in exc.fields and exc.fields.get("step") in ("MAIL", "RCPT", "DATA")
 
 
 def _dial(smtp: Smtp, tls: ssl.SSLContext | None, timeout_s: float) -> smtplib.SMTP:

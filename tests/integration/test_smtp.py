@@ -1,5 +1,6 @@
 """Sending mail to a real SMTP server that behaves, and to one that does not."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiosmtpd.controller import Controller
-from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from cdc.contract.envelope import Envelope as Change
 from cdc.contract.envelope import Row, Source
@@ -23,7 +22,7 @@ from consumers.mail.effect import MailEffect
 from consumers.mail.message import Mail
 from consumers.mail.transport import USUAL, Timeouts, Transport, probe
 from consumers.outcome import LeaseLost
-from deploy.local.net import free_port, until
+from deploy.local.net import until
 from tests.support.script import Fault
 from tests.support.smtp import Relay
 from tests.support.tls import Certificates
@@ -178,6 +177,25 @@ def test_a_relay_that_is_lost_after_the_dot_leaves_the_mail_in_doubt(
     assert len(relay.accepted) == 1
 
 
+@pytest.mark.parametrize("place", ["mail", "rcpt eve@example.org", "data"])
+def test_a_mail_at_which_the_relay_is_lost_while_it_takes_others_counts_for_itself_alone(
+    relay: Relay, connect: Connect, place: str
+) -> None:
+    transport, poison = connect(relay), dataclasses.replace(mail("eve@example.org"), message_id="<2@example.org>")
+    for _ in range(2):  # nothing says yet whose fault it is
+        relay.script.next(place, Fault.DROP)
+        with pytest.raises(DependencyDown):
+            transport.send(poison, Permission())
+    transport.send(mail(), Permission())
+    relay.script.next(place, Fault.DROP)
+    with pytest.raises(Deferred, match="at this mail"):
+        transport.send(poison, Permission())
+    transport.send(poison, Permission())  # and what is taken is forgiven
+    relay.script.next(place, Fault.DROP)
+    with pytest.raises(DependencyDown):
+        transport.send(poison, Permission())
+
+
 def test_a_slow_yes_is_waited_for_longer_than_any_other_answer(relay: Relay, connect: Connect) -> None:
     relay.delay_s = 0.5
     connect(relay, SHORT._replace(dot_s=30.0)).send(mail(), Permission())
@@ -257,6 +275,18 @@ def test_a_connection_that_rested_too_long_is_replaced_unasked(
     transport.send(mail(), Permission())
     transport.send(mail(), Permission())
     assert (relay.connections, len(relay.accepted)) == (2, 2)
+
+
+def test_connections_that_nobody_needs_are_ended_with_a_quit(
+    relay: Relay, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("consumers.mail.transport._REST_MAX_S", 0.1)
+    transport = connect(relay)
+    transport.send(mail(), Permission())
+    assert relay.dialogues
+    until(lambda: not relay.dialogues, 5, "the connection to be ended")
+    transport.send(mail(), Permission())
+    assert (relay.connections, len(relay.accepted), relay.quits) == (2, 2, 1)
 
 
 def test_a_connection_is_given_up_after_a_hundred_mails(relay: Relay, connect: Connect) -> None:
@@ -418,38 +448,6 @@ def test_a_probe_logs_in_and_sends_nothing(relay: Relay) -> None:
 def test_a_probe_that_fails_says_what_mends_it(relay: Relay, given: dict[str, Any], says: str) -> None:
     with pytest.raises(DependencyDown, match=says):
         probe(settings(relay, **given))
-
-
-# Another server than ours
-
-
-class Inbox:
-    """What aiosmtpd accepted."""
-
-    def __init__(self) -> None:
-        self.envelopes: list[Envelope] = []
-
-    async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802 aiosmtpd's
-        self.envelopes.append(envelope)
-        return "250 2.0.0 kept for <ada@example.org>"
-
-
-def test_aiosmtpd_takes_the_same_dialogue() -> None:
-    inbox = Inbox()
-    controller = Controller(inbox, hostname="127.0.0.1", port=free_port(), enable_SMTPUTF8=True)
-    controller.start()
-    transport = Transport(
-        Smtp(host="127.0.0.1", port=controller.port, security="none", sender="app@example.org", connections=1)
-    )
-    try:
-        for recipient in ("ada@example.org", "dörte@example.org"):
-            reply = transport.send(mail(recipient, b"Subject: Hi\r\n\r\n.\r\n..\r\n"), Permission())
-            assert reply == "250 2.0.0 kept for <address>"
-    finally:
-        transport.close()
-        controller.stop()
-    assert [envelope.rcpt_tos for envelope in inbox.envelopes] == [["ada@example.org"], ["dörte@example.org"]]
-    assert {envelope.content for envelope in inbox.envelopes} == {b"Subject: Hi\r\n\r\n.\r\n..\r\n"}
 
 
 # The whole effect

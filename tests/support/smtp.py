@@ -56,6 +56,7 @@ class Relay:
         self.script: Script[Reply] = Script()
         self.accepted: list[Accepted] = []
         self.connections = 0
+        self.quits = 0  #: connections that ended as they should
         self.delay_s = 0.0  #: before each answer to a final dot
         self.released = threading.Event()
         self.dialogues: set[_Dialogue] = set()
@@ -193,6 +194,7 @@ class _Dialogue(socketserver.StreamRequestHandler):
         self._send("250 2.0.0 ok")
 
     def _on_quit(self, _: str) -> None:
+        self.relay.quits += 1
         self._answer("221 2.0.0 bye", "quit")
         raise _HungUp
 
