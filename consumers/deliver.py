@@ -180,8 +180,8 @@ class Deliver:
             _log.error("outcome_not_recorded", delivery=delivery.id, state=mark.state, why=str(exc))
             return
         journal.write(mark) if kept else journal.write_not_ours(mark)
-        if isinstance(became, Retry | Pause):
-            later_s = became.after_s if isinstance(became, Retry) else became.pause_s
+        if isinstance(became, Retry | Pause | GivenBack):
+            later_s = became.pause_s if isinstance(became, Pause) else became.after_s
             # A little later than the database will say: looking too early is looking twice.
             self._due_at = min(self._due_at, time.monotonic() + later_s + 0.01)
 

@@ -38,6 +38,10 @@ class SkipDelivery(ServiceError):
     """
 
 
+class NotYet(RetryableError):
+    """It is not this delivery's turn: nothing was tried, and it rests for `retry_after_s`."""
+
+
 class LeaseLost(RetryableError):
     """This worker no longer holds the delivery, or not for long enough: nothing may be sent."""
 
@@ -90,7 +94,9 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class GivenBack:
-    """Nothing was tried: anyone may take it, the attempt is given back."""
+    """Nothing was tried: anyone may take it, after a rest; the attempt is given back."""
+
+    after_s: float = 0.0
 
 
 Outcome = Sent | Skipped | Retry | Dead | Unknown | Pause | GivenBack
@@ -116,6 +122,8 @@ def decide(error: Exception, delivery: Tried, policy: Rule, *, sending: bool, no
     """
     if isinstance(error, SkipDelivery):
         return Skipped(skipped(error.message))
+    if isinstance(error, NotYet):
+        return GivenBack(_asked_s(error))
     if isinstance(error, LeaseLost) or (isinstance(error, FatalError) and not sending):
         return GivenBack()
     if isinstance(error, DependencyDown):

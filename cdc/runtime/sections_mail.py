@@ -6,10 +6,15 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, StringConstraints, model_validator
 
-from cdc.runtime.fields import Duration, Rate, SettingsPath, parse_duration
+from cdc.runtime.fields import Duration, Rate, SettingsPath, parse_duration, parse_rate
 from cdc.runtime.sections import SecretFile, Secrets, Section
+
+#: A recipient's domain as it stands in an envelope.
+Domain = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)*$")]
+#: A rate that is none can't be meant.
+DomainRate = Annotated[float, BeforeValidator(parse_rate)]
 
 
 class Templates(Section):
@@ -30,6 +35,7 @@ class Smtp(Section):
     password_file: SecretFile = None
     connections: Annotated[int, Field(ge=1, le=256)] = 8
     rate: Rate = None
+    rates: dict[Domain, DomainRate] = Field(default_factory=dict)
     sender: Annotated[str, StringConstraints(min_length=3)]
     envelope_from: str = ""
 

@@ -12,6 +12,7 @@ from consumers.delivery import Delivery
 from consumers.mail import links, message
 from consumers.mail.render import Renderer
 from consumers.mail.transport import Transport
+from consumers.mail.turns import Turns
 from consumers.rules import SeenUser, names
 
 
@@ -25,19 +26,28 @@ class MailEffect:
         self._sender = message.sender(settings.smtp)
         self._renderer = Renderer(settings.templates.path)
         self._transport = Transport(settings.smtp)
+        self._turns = Turns(settings.smtp.rates)
 
     def __call__(self, delivery: Delivery, sending: Callable[[], None]) -> dict[str, object]:
         """Send one mail and give the ledger's result. `sending` is called right before the final dot.
 
-        Raises TemplateInvalid, and what Transport.send and message.compose raise.
+        Raises TemplateInvalid, NotYet, and what Transport.send and message.compose raise.
         """
         seen = names(delivery.envelope, self._settings.user, delivery.event_id, delivery.key)
         user = cast(SeenUser, seen["user"])
+        to = message.address(user.email)
+        self._turns.take(to.domain)
         seen |= links.seen(self._settings.links, user.key, user.email)
         rendered = self._renderer.render(delivery.target, user.locale, seen)
         identity = message.message_id(delivery.event_id, delivery.rule, delivery.target, self._sender.domain)
         mail = message.compose(
-            rendered, self._sender, user.email, user.name, message_id=identity, now=datetime.now(UTC)
+            rendered,
+            self._sender,
+            to,
+            user.name,
+            message_id=identity,
+            bounce=message.bounce_id(delivery.id, identity),
+            now=datetime.now(UTC),
         )
         reply = self._transport.send(mail, sending)
         return {"message_id": mail.message_id, "reply": reply, "template": rendered.template}

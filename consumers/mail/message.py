@@ -38,6 +38,10 @@ _ENCODED_WORD = "=?"
 #: Longer ones are encoded even if they are ASCII: that folds them between words and within.
 _HEADER_MAX = 60
 _WORDS = re.compile(r"[A-Za-z0-9]+(?: [A-Za-z0-9]+)*")
+#: RFC 5321 4.5.3.1.1: what stands before the @. A user's may be longer: its own relay may take it.
+_LOCAL_MAX = 64
+#: The longest that a delivery can be named: numbers of the ledger have at most 19 digits.
+_LONGEST_ID = f"{2**63 - 1}-{'f' * 10}"
 _MIME = ("MIME-Version", "Content-Type")
 _BODY = policy.SMTP.clone(cte_type="7bit")
 
@@ -58,8 +62,21 @@ class Sender:
     """Whom mails come from."""
 
     header: str
-    envelope_from: str  #: where the relay sends bounces
+    envelope_from: str  #: where the relay sends bounces; may hold `{delivery}`
     domain: str  #: the right side of our Message-IDs
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An address that mail can be sent to."""
+
+    recipient: str  #: its domain in ASCII and lower case
+    needs_smtputf8: bool  #: RFC 6531: what stands before the @ is not ASCII
+
+    @property
+    def domain(self) -> str:
+        """What stands after the @."""
+        return self.recipient.rpartition("@")[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +95,34 @@ def sender(smtp: Smtp) -> Sender:
     name, address = parseaddr(smtp.sender)
     try:
         address = _ascii(_validate(address))
-        envelope_from = _ascii(_validate(smtp.envelope_from)) if smtp.envelope_from else address
+        _ascii(_validate(_with_delivery(smtp.envelope_from or address, _LONGEST_ID)))
     except (EmailNotValidError, ValueError) as exc:
-        raise ConfigInvalid("smtp.sender or smtp.envelope_from holds no ASCII mail address") from exc
-    return Sender(_mailbox("From", _safe("sender", name), address), envelope_from, address.rpartition("@")[2])
+        hint = "An address, in which {delivery} may stand before the @ of envelope_from: bounces+{delivery}@example.org"
+        raise ConfigInvalid("smtp.sender or smtp.envelope_from holds no ASCII mail address", hint=hint) from exc
+    header = _mailbox("From", _safe("sender", name), address)
+    return Sender(header, smtp.envelope_from or address, address.rpartition("@")[2])
+
+
+def bounce_id(delivery_id: int, message_id: str) -> str:
+    """Name a delivery in the address that bounces come back to: its number in the ledger, and a check.
+
+    Nothing of the user is in it; without the ledger nobody can make one up for a delivery that they guess.
+    """
+    return f"{delivery_id}-{message_id[1:11]}"
+
+
+def _with_delivery(envelope_from: str, bounce: str) -> str:
+    filled = envelope_from.replace("{delivery}", bounce)
+    if "{" in filled or len(filled.rpartition("@")[0]) > _LOCAL_MAX:
+        raise ValueError("{delivery} is the only name that is filled in, and is up to 30 characters long")
+    return filled
+
+
+def address(email: str | None) -> Address:
+    """Read a user's address. Raises MailRejected, which never quotes it: no_address, address_invalid, header_unsafe."""
+    found = _address(email)
+    recipient = found.ascii_email or f"{found.local_part}@{found.ascii_domain}"
+    return Address(recipient, needs_smtputf8=found.ascii_email is None)
 
 
 def message_id(event_id: str, rule: str, target: str, domain: str) -> str:
@@ -90,25 +131,40 @@ def message_id(event_id: str, rule: str, target: str, domain: str) -> str:
 
 
 def compose(
-    rendered: Rendered, sender: Sender, email: str | None, name: str | None, *, message_id: str, now: datetime
+    rendered: Rendered,
+    sender: Sender,
+    to: Address,
+    name: str | None,
+    *,
+    message_id: str,
+    bounce: str = "",
+    unsubscribe_url: str = "",
+    now: datetime,
 ) -> Mail:
     """Build a mail. Raises MailRejected with a code, never with a value, when it can't be sent as it is.
 
-    Codes: no_address, address_invalid, header_unsafe, body_unfit.
+    Codes: header_unsafe, body_unfit. `bounce` stands for `{delivery}` in the sender's envelope_from.
     """
-    address = _address(email)
-    recipient = address.ascii_email or f"{address.local_part}@{address.ascii_domain}"
     headers = {
         "From": sender.header,
-        "To": _mailbox("To", _safe("name", (name or "").strip()), recipient),
+        "To": _mailbox("To", _safe("name", (name or "").strip()), to.recipient),
         "Subject": _encoded("Subject", _safe("subject", rendered.subject)),
         "Date": format_datetime(now),
         "Message-ID": message_id,
         "Auto-Submitted": "auto-generated",  # RFC 3834 5: no vacation notice, no autoresponder may answer
         "Content-Language": rendered.lang,
+        **_unsubscribe(unsubscribe_url),
     }
     content = _serialise(headers, _body(rendered))
-    return Mail(sender.envelope_from, recipient, message_id, content, needs_smtputf8=address.ascii_email is None)
+    envelope_from = _with_delivery(sender.envelope_from, bounce)
+    return Mail(envelope_from, to.recipient, message_id, content, to.needs_smtputf8)
+
+
+def _unsubscribe(url: str) -> dict[str, str]:
+    """Let mail programs offer one click (RFC 8058). The relay's DKIM signature must cover both headers."""
+    if not url:
+        return {}
+    return {"List-Unsubscribe": f"<{url}>", "List-Unsubscribe-Post": "List-Unsubscribe=One-Click"}
 
 
 def _address(email: str | None) -> ValidatedEmail:

@@ -139,7 +139,15 @@ def _build(settings: Settings, renderer: Renderer, template: str, locale: str, s
     rendered = renderer.render(template, locale, seen)
     sender = message.sender(settings.smtp or _SMTP)
     identity = message.message_id("preview", template, template, sender.domain)
-    mail = message.compose(rendered, sender, user.email, user.name, message_id=identity, now=datetime.now(UTC))
+    mail = message.compose(
+        rendered,
+        sender,
+        message.address(user.email),
+        user.name,
+        message_id=identity,
+        bounce=message.bounce_id(0, identity),
+        now=datetime.now(UTC),
+    )
     return Preview(rendered, mail)
 
 

@@ -60,7 +60,7 @@ def composed(
     return compose(
         Rendered(**(parts | rendered)),
         sender or message.sender(smtp()),
-        email,
+        message.address(email),
         name,
         message_id="<0f@example.org>",
         now=NOW,
@@ -218,7 +218,7 @@ def test_a_long_sender_domain_leaves_the_message_id_whole() -> None:
     domain = ".".join(["a" * 60] * 4)
     sender = message.sender(smtp(sender=f"A <a@{domain}>"))
     identity = message_id("app:1:ff:3", "welcome", "welcome", sender.domain)
-    mail = compose(RENDERED, sender, "ada@example.org", None, message_id=identity, now=NOW)
+    mail = compose(RENDERED, sender, message.address("ada@example.org"), None, message_id=identity, now=NOW)
     assert str(message_from_bytes(mail.content)["Message-ID"]).strip() == identity
 
 
@@ -228,9 +228,37 @@ def test_bounces_go_to_envelope_from_or_else_to_the_sender() -> None:
     assert composed(sender=sender).envelope_from == "bounces@example.org"
 
 
+def test_a_bounce_names_its_delivery_and_nothing_of_the_user() -> None:
+    sender = message.sender(smtp(envelope_from="bounces+{delivery}@example.org"))
+    identity = message_id("app:1:ff:3", "welcome", "welcome", "example.org")
+    bounce = message.bounce_id(4711, identity)
+    to = message.address("ada@example.org")
+    mail = compose(RENDERED, sender, to, "Ada", message_id=identity, bounce=bounce, now=NOW)
+    assert mail.envelope_from == f"bounces+4711-{identity[1:11]}@example.org"
+    assert b"bounces+" not in mail.content
+
+
+def test_a_mail_that_one_may_unsubscribe_from_says_so_in_both_headers_and_no_other_does() -> None:
+    to, sender = message.address("ada@example.org"), message.sender(smtp())
+    url = "https://app.example.org/unsubscribe?token=" + "t" * 300
+    found = read(compose(RENDERED, sender, to, "Ada", message_id="<0f@x>", unsubscribe_url=url, now=NOW))
+    assert set(found.keys()) == HEADERS | {"List-Unsubscribe", "List-Unsubscribe-Post"}
+    assert found["List-Unsubscribe"] == f"<{url}>"
+    assert found["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
+
+
 @pytest.mark.parametrize(
     "settings",
-    [{"sender": "Badgeyay"}, {"sender": "Badgeyay <>"}, {"sender": "dörte@example.org"}, {"envelope_from": "bounces"}],
+    [
+        {"sender": "Badgeyay"},
+        {"sender": "Badgeyay <>"},
+        {"sender": "dörte@example.org"},
+        {"sender": "a{delivery}@example.org", "envelope_from": "b{}@example.org"},
+        {"envelope_from": "bounces"},
+        {"envelope_from": "bounces+{id}@example.org"},
+        {"envelope_from": "bounces+{delivery}"},
+        {"envelope_from": "a" * 40 + "+{delivery}@example.org"},
+    ],
 )
 def test_a_sender_without_an_ascii_address_is_a_fault_of_the_settings(settings: dict[str, str]) -> None:
     with pytest.raises(ConfigInvalid):

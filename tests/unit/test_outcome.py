@@ -27,6 +27,7 @@ from consumers.outcome import (
     Dead,
     GivenBack,
     LeaseLost,
+    NotYet,
     Outcome,
     Pause,
     Retry,
@@ -78,6 +79,7 @@ def became(
         (EnvelopeInvalid("no row"), False, Dead, Dead),
         (SkipDelivery("suppressed"), False, Skipped, Skipped),
         (LeaseLost("late"), False, GivenBack, GivenBack),
+        (NotYet("its domain has its rate", retry_after_s=3.0), False, GivenBack, GivenBack),
         (AccessDenied("password"), False, GivenBack, GivenBack),
         (AccessDenied("password"), True, Unknown, Retry),
     ],
@@ -87,6 +89,10 @@ def test_the_outcome_follows_from_error_phase_and_policy(
 ) -> None:
     assert isinstance(became(error, sending=sending), leave)
     assert isinstance(became(error, policy=RESEND, sending=sending), resend)
+
+
+def test_what_rests_comes_back_when_it_was_told_to() -> None:
+    assert became(NotYet("wait", retry_after_s=3.0), Facts(attempt=12)) == GivenBack(3.0)
 
 
 def test_a_call_in_doubt_is_made_again_as_its_receiver_knows_it() -> None:
