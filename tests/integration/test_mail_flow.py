@@ -11,6 +11,7 @@ import pytest
 from consumers.ledger import Ledger
 from consumers.migrations import migrate
 from consumers.operations import Filter, Operations
+from consumers.operator import Operator
 from deploy.local.net import until
 from tests.support.database import Database
 from tests.support.mailer import mailing, registered, settings
@@ -87,8 +88,9 @@ def test_hostile_users_are_dead_letters_with_a_reason_and_the_next_mails_flow(
             headers = message_from_string(mail.content.decode())
             assert [address for _, address in getaddresses(headers.get_all("To", []))] == list(mail.recipients)
             assert "Bcc" not in headers
-        operations = Operations(database.dsn)
-        assert operations.replay(operations.find(Filter(states=["dead"])), ["dead"], None) == len(HOSTILE)
+        with closing(Operations(database.dsn)) as operations, closing(Operator(database.dsn, "test")) as operator:
+            pages = operations.pages(Filter(states=["dead"]), last=2**62)
+            assert operator.replay(pages, {}, ["dead"], None) == len(HOSTILE)
         until_ended(ledger)
     assert len(relay.accepted) == len(GOOD)
 
