@@ -26,7 +26,7 @@ __all__ = ["check", "consume", "deliveries", "lanes", "ledger", "preview"]
 @click.argument("name")
 @with_settings
 def consume(settings: Settings, name: str) -> None:
-    """Run one consumer: `mail` takes the rules with mail, `services` those with services.
+    """Run one consumer: `mail` takes the rules with mail, `services` those with services, NAME those that name it.
 
     It reads events from Kafka, plans deliveries in the ledger and performs them, until SIGTERM or SIGINT. Start it
     twice and the two share the work; kill it and no delivery is lost.
@@ -34,6 +34,7 @@ def consume(settings: Settings, name: str) -> None:
     \b
     pgherald consume mail
     pgherald consume services
+    pgherald consume crm           rules with consumer = "crm"
     """
     from consumers.process import consume as run
 
@@ -59,12 +60,14 @@ def check(settings: Settings) -> None:
 
 def _setup_faults(settings: Settings) -> Iterator[str]:
     """Make what the consumers make at their start; nothing of it opens a connection."""
+    from consumers import function
     from consumers.rules import Rules
     from consumers.services.effect import ServiceEffect
 
     for consumer in sorted({rule.consumer for rule in settings.rules}):
         yield from _fault(lambda consumer=consumer: Rules(settings, consumer))  # type: ignore[misc]
     yield from _fault(lambda: ServiceEffect(settings).close())
+    yield from _fault(lambda: function.load(settings.rules))
 
 
 def _fault(make: Callable[[], object]) -> list[str]:

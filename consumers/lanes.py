@@ -1,7 +1,7 @@
 """Lanes: what is ordered, paused and rate-limited together. How much of each may be taken now; pauses are the ledger's.
 
 A mail rule is a lane, and all of them share the process's connections to the relay. A service is a lane with
-connections of its own: one that hangs holds up no other.
+connections of its own, and so is a rule with a function or a topic: one that hangs holds up no other.
 """
 
 from __future__ import annotations
@@ -10,7 +10,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from cdc.runtime.sections import Rule
 from cdc.runtime.settings import Settings
+
+#: How many deliveries of a function or a topic a process has in work; of one key it is one.
+TARGET_CONNECTIONS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +89,25 @@ class Lanes:
 
 
 def of(settings: Settings, consumer: str, now_s: float) -> Lanes:
-    """Give the lanes of a consumer's rules: one a mail rule, or one a service."""
-    if consumer == "services":
+    """Give the lanes of a consumer's rules: one a mail rule, a function or a topic, and one a service."""
+    rules = settings.rules_of(consumer)
+    mailers = settings.smtp.connections if settings.smtp and any(rule.mail for rule in rules) else 0
+    # Mails are taken ahead: a claim costs what a short sending does.
+    mails = [Lane(_name(rule), 2 * mailers) for rule in rules if rule.mail]
+    others = [Lane(_name(rule), TARGET_CONNECTIONS) for rule in rules if rule.target]
+    if any(rule.services for rule in rules):
         services = settings.services.items()
-        lanes = [Lane(f"service:{name}", service.connections, service.rate) for name, service in services]
-        lanes += [Lane(f"service:({kind})", 1) for kind in {rule.services for rule in settings.rules_of(consumer)}]
-        return Lanes(lanes, workers=sum(lane.connections for lane in lanes), ahead=0, now_s=now_s)
-    workers = settings.smtp.connections if settings.smtp else 1
-    lanes = [Lane(f"mail:{rule.name}", 2 * workers) for rule in settings.rules_of(consumer)]
-    return Lanes(lanes, workers=workers, ahead=workers, now_s=now_s)
+        others += [Lane(f"service:{name}", service.connections, service.rate) for name, service in services]
+        others.append(Lane("service:(plans)", 1))  # where rules could not tell which services
+    workers = mailers + sum(lane.connections for lane in others)
+    return Lanes([*mails, *others], workers=workers, ahead=mailers, now_s=now_s)
+
+
+def owners(settings: Settings) -> dict[str, str]:
+    """Say which consumer each lane belongs to."""
+    consumers = sorted({rule.consumer for rule in settings.rules})
+    return {lane: consumer for consumer in consumers for lane in of(settings, consumer, 0.0).names}
+
+
+def _name(rule: Rule) -> str:
+    return f"{rule.kind}:{rule.name}"

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
-from typing import Protocol
 
 from cdc.runtime.settings import Settings
 from consumers.delivery import Delivery
+from consumers.effects import ClosableEffect
 from consumers.fresh import FreshRows
 from consumers.rules import Rules
-
-
-class ClosableEffect(Protocol):
-    """What a consumer does with a delivery, and the connections it keeps for it."""
-
-    def __call__(self, delivery: Delivery, sending: Callable[[], None]) -> dict[str, object]: ...
-    def close(self) -> None: ...
 
 
 class LastLook:

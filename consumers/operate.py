@@ -16,6 +16,7 @@ from cdc.runtime.cli import with_settings
 from cdc.runtime.fields import parse_duration, parse_rate
 from cdc.runtime.settings import Settings
 from consumers import audit, console
+from consumers import lanes as lanes_of
 from consumers.operations import Filter, Operations
 from consumers.operator import Operator, Pages
 
@@ -51,7 +52,7 @@ def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
     options = [
         click.option("--state", "states", multiple=True, type=click.Choice(_STATES), help="One or more states."),
         click.option("--rule", help="A rule's name."),
-        click.option("--lane", help="mail:RULE or service:NAME."),
+        click.option("--lane", help="mail:RULE, service:NAME, function:RULE or topic:RULE."),
         click.option("--key", help="A user's Kafka key, as the list shows it."),
         click.option("--since", callback=since, help="Planned since: 2h, 7d, or a time."),
         click.option("--where", default="true", help="SQL over the columns of delivery and event."),
@@ -193,7 +194,7 @@ def purge(settings: Settings, **given: Any) -> None:
 
 @click.group()
 def lanes() -> None:
-    """See, pause and resume lanes: a mail rule (mail:RULE) or a service (service:NAME)."""
+    """See, pause and resume lanes: a rule (mail:RULE, function:RULE, topic:RULE) or a service (service:NAME)."""
 
 
 @lanes.command("list")
@@ -272,12 +273,10 @@ def _change(
 
 
 def _consumer_of(settings: Settings, lane: str) -> str:
-    kind, _, name = lane.partition(":")
-    known = {"mail": [rule.name for rule in settings.rules if rule.mail], "service": list(settings.services)}
-    if name not in known.get(kind, []):
-        every = [f"{kind}:{name}" for kind, names in known.items() for name in names]
-        raise click.UsageError(f"there is no lane {lane}; there are: {', '.join(every)}")
-    return "mail" if kind == "mail" else "services"
+    owners = lanes_of.owners(settings)
+    if lane not in owners:
+        raise click.UsageError(f"there is no lane {lane}; there are: {', '.join(owners)}")
+    return owners[lane]
 
 
 def _print_reasons(reasons: Sequence[Mapping[str, Any]], total: int) -> None:

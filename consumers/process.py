@@ -21,8 +21,9 @@ from cdc.runtime.log import get_logger
 from cdc.runtime.settings import Settings
 from consumers import journal, lanes
 from consumers.deliver import GRACE_S, Deliver
+from consumers.effects import ClosableEffect, Effects
 from consumers.ingest import Ingest
-from consumers.last_look import ClosableEffect, LastLook
+from consumers.last_look import LastLook
 from consumers.ledger import Ledger
 from consumers.marks import Marks
 from consumers.migrations import migrate
@@ -70,14 +71,14 @@ def consume(settings: Settings, name: str, stop: Stop) -> None:
     """Run one consumer until a stop is requested. Raises ConfigInvalid, FatalError."""
     rules = Rules(settings, name)
     if not rules.by_name:
-        hint = "Rules with `mail =` belong to the consumer mail, rules with `services =` to services"
+        hint = "Rules with `mail =` belong to mail, rules with `services =` to services, any to the one in `consumer =`"
         raise ConfigInvalid(f"no rule belongs to the consumer {name}", hint=hint)
     try:
         applied = Patience(stop, "the ledger's database").insist(partial(migrate, settings.ledger_dsn))
     except RetryableError:
         return  # only a stop request ends that patience
     _log.info("consumer_started", consumer=name, rules=sorted(rules.by_name), migrations=applied)
-    with closing(LastLook(settings, rules, _effect(settings, name))) as effect:
+    with closing(LastLook(settings, rules, Effects(settings, rules.by_name.values()))) as effect:
         _run(settings, name, rules, effect, stop)
     _log.info("consumer_stopped", consumer=name)
 
@@ -129,14 +130,3 @@ def _raise(failure: BaseException | None) -> None:
         raise failure
     # Never a foreign error's text: it may hold a row's value.
     raise FatalError(f"unexpected {type(failure).__name__} at {journal.where(failure)}") from None
-
-
-def _effect(settings: Settings, name: str) -> ClosableEffect:
-    """Import only what this consumer needs: the other's libraries cost memory."""
-    if name == "mail":
-        from consumers.mail.effect import MailEffect
-
-        return MailEffect(settings)
-    from consumers.services.effect import ServiceEffect
-
-    return ServiceEffect(settings)

@@ -116,7 +116,7 @@ class Rules:
 
     def _targets(self, rule: Rule, event: Event) -> list[tuple[str, str]]:
         """List (target, lane): the template, or each service that the plan or its change concerns."""
-        if rule.mail:
+        if not rule.services:
             return [_target(rule)]
         previous, current = plans.of_envelope(event.envelope, self._settings.user.plan)
         kind = "created" if event.kind == "snapshot" else event.kind
@@ -165,8 +165,8 @@ class Rules:
 
 
 def _target(rule: Rule) -> tuple[str, str]:
-    if rule.mail:
-        return rule.mail, f"mail:{rule.name}"
+    if target := rule.mail or rule.target:
+        return target, f"{rule.kind}:{rule.name}"
     # Which services can't be told (yet). In brackets: no service has such a name, and no replay takes it for one.
     return f"({rule.services})", f"service:({rule.services})"
 

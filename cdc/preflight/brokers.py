@@ -22,7 +22,7 @@ def brokers(settings: Settings) -> Iterator[Finding]:
     if settings.kafka.replication_factor == 1 and count > 1:
         remedy = "set kafka.replication_factor = 3 before the topics are made"
         yield Finding("warning", "topics have one copy only", "a lost disk loses events", remedy)
-    missing = sorted(set(topics.wanted(settings)) - there)
+    missing = sorted(set(topics.wanted(settings) | topics.of_commands(settings)) - there)
     if missing and not settings.kafka.create_topics:
         why = "kafka.create_topics is false, so pgherald makes none"
         yield Finding("fault", f"topics are missing: {', '.join(missing)}", why, _create_topics(settings, missing))
@@ -33,7 +33,7 @@ def brokers(settings: Settings) -> Iterator[Finding]:
 
 
 def _create_topics(settings: Settings, missing: list[str]) -> str:
-    wanted = topics.wanted(settings)
+    wanted = topics.wanted(settings) | topics.of_commands(settings)
     server = settings.kafka.bootstrap_servers.split(",")[0]
     commands = []
     for topic in missing:

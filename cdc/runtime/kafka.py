@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
-from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.admin import NewTopic
 from kafka.coordinator.assignors.range import RangePartitionAssignor
@@ -36,6 +36,8 @@ _UNREACHABLE = (
 #: What brokers send at most (their socket.request.max.bytes); a fetch is bounded by the one below, save for one record.
 _FRAME_MAX_BYTES = 104_857_600
 _FETCH_MAX_BYTES = 8_388_608
+#: How long a producer tries.
+_ANSWER_MS = 10_000
 
 
 @contextmanager
@@ -106,6 +108,22 @@ def consumer(kafka: Kafka, group_id: str | None, **options: Any) -> KafkaConsume
         return KafkaConsumer(**client_options(kafka), **fixed, **options)
 
 
+def producer(kafka: Kafka) -> KafkaProducer:
+    """Open a producer for records that are waited for one by one. Raises BrokerUnavailable or AccessDenied."""
+    with errors():
+        return KafkaProducer(
+            **client_options(kafka),
+            acks="all",
+            # The broker says what is too large; a record that was given up is not on its way any more.
+            max_request_size=_FRAME_MAX_BYTES,
+            max_in_flight_requests_per_connection=1,
+            max_block_ms=_ANSWER_MS,
+            request_timeout_ms=_ANSWER_MS,
+            delivery_timeout_ms=_ANSWER_MS,
+            allow_auto_create_topics=False,
+        )
+
+
 def end_offsets(kafka: Kafka, names: list[str]) -> dict[str, int]:
     """Sum each topic's end offsets over its partitions; a topic that is not there has 0."""
     with closing(consumer(kafka, None)) as client, errors():
@@ -135,7 +153,7 @@ def ensure_topics(settings: Settings) -> list[str]:
     Several processes may do so at once. Existing topics are left as they are.
     """
     with closing(admin(settings.kafka)) as client, errors():
-        wanted = topics.wanted(settings)
+        wanted = topics.wanted(settings) | topics.of_commands(settings)
         missing = sorted(set(wanted) - set(client.list_topics()))
         if not missing or not settings.kafka.create_topics:
             return missing

@@ -23,6 +23,9 @@ from cdc.runtime.fields import Duration, Rate, SettingsPath, Table, parse_durati
 
 #: Names that stand in topics, groups, event ids and lanes: nothing there needs quoting or parsing apart.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+#: A Kafka topic, or a function as Python's entry points write it. `topic` is therefore no name of a module.
+_TARGET = re.compile(r"topic:[A-Za-z0-9._-]{1,249}|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+_TOPIC = "topic:"
 _EVENT_KIND = re.compile(r"created|deleted|changed:.+")
 
 
@@ -155,7 +158,7 @@ class User(Section):
 
 
 class Rule(Section):
-    """On this event, when this holds, do that: one mail or one service call."""
+    """On this event, when this holds, do that: one mail, the calls of a plan's services, or a target of the user's."""
 
     name: Name
     table: Table | None = None
@@ -164,6 +167,8 @@ class Rule(Section):
     still: str = ""
     mail: Name | None = None
     services: Literal["plans"] | None = None
+    target: str | None = None
+    consumer: Name
     max_age: Duration | None = None
     in_doubt: Literal["leave", "resend"] = "leave"
     attempts: Annotated[int, Field(ge=1)] = 12
@@ -171,6 +176,16 @@ class Rule(Section):
     backoff_first: Duration = parse_duration("5s")
     backoff_max: Duration = parse_duration("1h")
     include_snapshot: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _choose_consumer(cls, given: Any) -> Any:
+        """Name the consumer that a rule belongs to if it does not say so."""
+        if isinstance(given, dict) and "consumer" not in given:
+            if given.get("target"):
+                raise ValueError("consumer: a rule with target names its own, which `pgherald consume NAME` runs")
+            return given | {"consumer": "mail" if given.get("mail") else "services"}
+        return given
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -181,8 +196,12 @@ class Rule(Section):
             raise ValueError("on: names no event")
         if self.still and "deleted" in self.on:
             raise ValueError("still: a deleted row can't be read again; make a rule of its own for deleted")
-        if (self.mail is None) == (self.services is None):
-            raise ValueError('say what to do: mail = "TEMPLATE" or services = "plans"')
+        if [self.mail, self.services, self.target].count(None) != 2:
+            raise ValueError('say what to do: mail = "TEMPLATE", services = "plans" or target = "..."')
+        if self.target and not _TARGET.fullmatch(self.target):
+            raise ValueError('target: write "package.module:function" or "topic:NAME"')
+        if self.services and self.consumer != "services":
+            raise ValueError("consumer: rules with services belong to the consumer services")
         return self
 
     @property
@@ -191,9 +210,16 @@ class Rule(Section):
         return self.max_age or (parse_duration("24h") if self.mail else None)
 
     @property
-    def consumer(self) -> str:
-        """The consumer that this rule belongs to."""
-        return "mail" if self.mail else "services"
+    def kind(self) -> Literal["mail", "service", "function", "topic"]:
+        """What the rule does; its lanes' names begin with it."""
+        if self.target:
+            return "topic" if self.topic else "function"
+        return "mail" if self.mail else "service"
+
+    @property
+    def topic(self) -> str:
+        """The Kafka topic that the rule writes to, or nothing."""
+        return self.target.removeprefix(_TOPIC) if self.target and self.target.startswith(_TOPIC) else ""
 
 
 class Service(Section):

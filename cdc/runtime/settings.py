@@ -14,6 +14,7 @@ from typing import Any, Self
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from cdc.contract.topics import message_topic, positions_topic, table_topic
 from cdc.runtime.errors import ConfigInvalid
 from cdc.runtime.fields import TableName, settings_folder
 from cdc.runtime.sections import (
@@ -86,6 +87,8 @@ def _rule_faults(settings: Settings) -> Iterator[str]:
             yield f"rules.{rule.name}.table: {rule.table} is not among source.tables"
         if rule.mail and settings.smtp is None:
             yield f"smtp: the rule {rule.name} sends mail, so smtp.host and smtp.sender are needed"
+        if rule.topic in _own_topics(settings):
+            yield f"rules.{rule.name}.target: {rule.topic} is a topic of pgherald's own"
         if rule.services and not settings.plans:
             yield f"plans: the rule {rule.name} calls the services of a plan, so [plans] is needed"
         if rule.services and not settings.user.plan:
@@ -93,6 +96,12 @@ def _rule_faults(settings: Settings) -> Iterator[str]:
     for plan, services in settings.plans.items():
         for missing in sorted(set(services) - set(settings.services)):
             yield f"plans.{plan}: there is no [services.{missing}]"
+
+
+def _own_topics(settings: Settings) -> set[str]:
+    name = settings.source.name
+    tables = {table_topic(name, *table.name) for table in settings.source.tables}
+    return {*tables, message_topic(name), positions_topic(name)}
 
 
 def load(path: Path, environment: Mapping[str, str] = os.environ) -> Settings:

@@ -23,15 +23,25 @@ def of_tables(settings: Settings) -> list[str]:
     return [table_topic(settings.source.name, *table.name) for table in settings.source.tables]
 
 
-def wanted(settings: Settings) -> dict[str, Topic]:
-    """Say what each topic is made like, by name."""
-    kafka, name = settings.kafka, settings.source.name
+def of_commands(settings: Settings) -> dict[str, Topic]:
+    """Say what the topics that rules write to are made like, by name: the consumers need them, the reader does not."""
+    names = sorted({rule.topic for rule in settings.rules if rule.topic})
+    return {name: _events(settings, name) for name in names}
+
+
+def _events(settings: Settings, name: str) -> Topic:
+    kafka = settings.kafka
     retained = {"retention.ms": str(int(kafka.retention.total_seconds() * 1000))}
+    return Topic(name, kafka.partitions, kafka.replication_factor, retained)
+
+
+def wanted(settings: Settings) -> dict[str, Topic]:
+    """Say what each of the reader's topics is made like, by name."""
+    kafka, name = settings.kafka, settings.source.name
     # One small record a transaction: rolled and compacted often, so that a start reads little.
     compacted = {"cleanup.policy": "compact", "segment.ms": "600000", "min.cleanable.dirty.ratio": "0.1"}
     topics = [
-        *(Topic(topic, kafka.partitions, kafka.replication_factor, retained) for topic in of_tables(settings)),
-        Topic(message_topic(name), kafka.partitions, kafka.replication_factor, retained),
+        *(_events(settings, topic) for topic in (*of_tables(settings), message_topic(name))),
         Topic(positions_topic(name), 1, kafka.replication_factor, compacted),
     ]
     return {topic.name: topic for topic in topics}

@@ -2,16 +2,14 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any
 
 import pytest
-from confluent_kafka import Producer
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.errors import CommitFailedError, NoOffsetForPartitionError
 
-from cdc.contract.position import Position, event_id
 from cdc.runtime import kafka as runtime_kafka
 from cdc.runtime.errors import RecordsLost
 from cdc.runtime.lifecycle import Stop
@@ -25,43 +23,9 @@ from deploy.local.net import until
 from tests.support.database import Database
 from tests.support.ledgers import assert_one_head_per_queue
 from tests.support.servers import KafkaServer, PostgresServer
+from tests.support.topic import Topic
 
 PARTITIONS = 3
-
-
-class Topic:
-    """The users' topic, written as capture does: transactions, headers, keys."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.name = f"{settings.source.name}.public.users"
-        self.source = settings.source.name
-        options = {"bootstrap.servers": settings.kafka.bootstrap_servers, "transactional.id": settings.source.name}
-        self._producer = Producer(options)
-        self._producer.init_transactions(30)
-        self._lsn = 0
-
-    def register(self, *users: str, op: str = "c", **more: Any) -> None:
-        """Publish one event for each user, all in one transaction."""
-        self.publish(*(self.event(user, op=op, **more) for user in users))
-
-    def event(self, user: str, *, op: str = "c", after: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        self._lsn += 1
-        source = {"name": self.source, "ts_ms": 4_000_000_000_000, "schema": "public", "table": "users"}
-        row = {"id": user, "email": f"{user}@example.org"} | dict(after or {})
-        return {
-            "key": json.dumps({"id": user}).encode(),
-            "value": json.dumps({"op": op, "source": source, "before": None, "after": row}).encode(),
-            "headers": [
-                ("pgherald-event-id", event_id(self.source, 1, Position(self._lsn, 1)).encode()),
-                ("pgherald-schema", b"1"),
-            ],
-        }
-
-    def publish(self, *records: Mapping[str, Any], abort: bool = False) -> None:
-        self._producer.begin_transaction()
-        for record in records:
-            self._producer.produce(self.name, **record)
-        (self._producer.abort_transaction if abort else self._producer.commit_transaction)(30)
 
 
 @pytest.fixture

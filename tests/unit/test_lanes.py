@@ -1,6 +1,7 @@
 """How much of each lane a process may take."""
 
-from consumers.lanes import Bucket, Lane, Lanes
+from cdc.runtime.settings import Settings
+from consumers.lanes import Bucket, Lane, Lanes, of, owners
 
 
 def services() -> Lanes:
@@ -53,3 +54,39 @@ def test_a_waiting_lane_says_when_to_look_again() -> None:
     assert lanes.room([], 0.0)["service:b"] == 2
     lanes.took(["service:b", "service:b"])
     assert lanes.next_s() == 0.1
+
+
+def settings() -> Settings:
+    return Settings.model_validate(
+        {
+            "source": {"name": "app", "dsn": "", "tables": [{"name": "users"}]},
+            "kafka": {"bootstrap_servers": "127.0.0.1:1"},
+            "user": {"plan": "plan"},
+            "smtp": {"host": "127.0.0.1", "sender": "a@example.org", "connections": 3},
+            "plans": {"free": ["a"]},
+            "services": {"a": {"url": "https://a.example", "secret": "whsec_" + "a" * 32, "connections": 2}},
+            "rules": [
+                {"name": "welcome", "on": "created", "mail": "welcome"},
+                {"name": "bulk", "on": "created", "mail": "welcome", "consumer": "crm"},
+                {"name": "plans", "on": "created", "services": "plans"},
+                {"name": "tell", "on": "created", "target": "crm:tell", "consumer": "crm"},
+                {"name": "write", "on": "created", "target": "topic:crm", "consumer": "crm"},
+            ],
+        }
+    )
+
+
+def test_each_lane_belongs_to_one_consumer() -> None:
+    assert owners(settings()) == {
+        "mail:bulk": "crm",
+        "function:tell": "crm",
+        "topic:write": "crm",
+        "mail:welcome": "mail",
+        "service:a": "services",
+        "service:(plans)": "services",
+    }
+
+
+def test_a_consumer_has_a_worker_for_each_connection_of_its_lanes() -> None:
+    assert [of(settings(), consumer, 0.0).workers for consumer in ("mail", "services", "crm")] == [3, 3, 11]
+    assert of(settings(), "crm", 0.0).room([], 0.0) == {"mail:bulk": 6, "function:tell": 4, "topic:write": 4}

@@ -160,3 +160,36 @@ def test_the_example_fits_and_names_every_setting(tmp_path: Path) -> None:
 def _sections(settings: Settings) -> list[BaseModel]:
     listed = [*settings.source.tables, *settings.rules, *settings.services.values()]
     return [*(value for _, value in settings if isinstance(value, BaseModel)), *listed]
+
+
+@pytest.mark.parametrize(
+    ("rule", "kind", "consumer"),
+    [
+        ('mail = "w"', "mail", "mail"),
+        ('mail = "w"\nconsumer = "bulk"', "mail", "bulk"),
+        ('target = "crm.users:tell"\nconsumer = "crm"', "function", "crm"),
+        ('target = "topic:crm.commands"\nconsumer = "crm"', "topic", "crm"),
+    ],
+)
+def test_a_rule_belongs_to_one_consumer(tmp_path: Path, rule: str, kind: str, consumer: str) -> None:
+    (found,) = loaded(tmp_path, f'{MINIMAL}{MAIL}[[rules]]\nname = "w"\non = "created"\n{rule}\n').rules
+    assert (found.kind, found.consumer) == (kind, consumer)
+
+
+@pytest.mark.parametrize(
+    ("rule", "fault"),
+    [
+        ('target = "crm.users:tell"', "names its own"),
+        ('target = "crm.users"\nconsumer = "crm"', "package.module:function"),
+        ('target = "topic:a/b"\nconsumer = "crm"', "topic:NAME"),
+        ('target = "topic:shop.public.User"\nconsumer = "crm"', "a topic of pgherald's own"),
+        ('target = "topic:shop.pgherald.positions"\nconsumer = "crm"', "a topic of pgherald's own"),
+        ('target = "a:b"\nmail = "w"\nconsumer = "crm"', "say what to do"),
+        ('services = "plans"\nconsumer = "crm"', "belong to the consumer services"),
+        ('mail = "w"\nconsumer = "a b"', "consumer"),
+    ],
+)
+def test_a_target_that_can_not_be_is_a_fault(tmp_path: Path, rule: str, fault: str) -> None:
+    with pytest.raises(ConfigInvalid) as caught:
+        loaded(tmp_path, f'{MINIMAL}[[rules]]\nname = "w"\non = "created"\n{rule}\n')
+    assert fault in str(caught.value)

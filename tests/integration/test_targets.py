@@ -1,0 +1,158 @@
+"""Rules with a target of the user's own, run as `pgherald consume NAME` runs them, on a real Kafka and PostgreSQL."""
+
+import json
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from cdc.contract.envelope import Envelope, Source
+from cdc.runtime import kafka as runtime_kafka
+from cdc.runtime.errors import CallRejected, DependencyDown
+from cdc.runtime.lifecycle import Stop
+from cdc.runtime.settings import Settings
+from consumers.delivery import Delivery
+from consumers.migrations import migrate
+from consumers.process import consume
+from consumers.topic import TopicEffect
+from deploy.local.net import free_port, until
+from deploy.local.topics import committed
+from tests.support import functions
+from tests.support.database import Database
+from tests.support.servers import KafkaServer
+from tests.support.topic import Topic
+
+NOW = datetime(2026, 11, 25, tzinfo=UTC)
+Given = Callable[..., Settings]
+
+
+@pytest.fixture
+def given(database: Database, kafka: KafkaServer, name: str) -> Given:
+    """Make settings of one rule; the ledger and the topics are there."""
+    migrate(database.dsn)
+
+    def one(target: str, **rule: Any) -> Settings:
+        rule = {"name": "tell", "on": "created", "target": target, "consumer": "crm", "backoff_first": "10ms"} | rule
+        settings = Settings.model_validate(
+            {
+                "source": {"name": name, "dsn": database.dsn, "tables": [{"name": "users"}]},
+                "kafka": {"bootstrap_servers": kafka.bootstrap, "partitions": 3},
+                "rules": [rule],
+            }
+        )
+        runtime_kafka.ensure_topics(settings)
+        return settings
+
+    return one
+
+
+@contextmanager
+def consuming(settings: Settings) -> Iterator[None]:
+    """Run the consumer as its process does; a failure of it fails the test."""
+    stop, failures = Stop(), list[BaseException]()
+
+    def run() -> None:
+        try:
+            consume(settings, "crm", stop)
+        except BaseException as exc:
+            failures.append(exc)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.request()
+        thread.join(30)
+        assert not failures
+        assert not thread.is_alive()
+
+
+def ended(database: Database) -> dict[str, tuple[str, int, str | None]]:
+    rows = database.execute(
+        "SELECT key, state, attempt, error->>'reason' FROM pgherald.delivery WHERE finished_at IS NOT NULL"
+    )
+    return {json.loads(key)["id"]: (state, attempt, reason) for key, state, attempt, reason in rows}
+
+
+def test_a_function_is_told_who_what_and_under_which_identity(given: Given, database: Database) -> None:
+    settings = given("tests.support.functions:remember", attempts=3)
+    functions.calls.clear()
+    Topic(settings).register("ada", "clumsy", "refused", "unwanted", "quits")
+    with consuming(settings):
+        until(lambda: len(ended(database)) == 5, 60, "all deliveries to end")
+    assert ended(database) == {
+        "ada": ("sent", 1, None),
+        "clumsy": ("sent", 3, None),
+        "refused": ("dead", 1, "not one of ours"),
+        "unwanted": ("skipped", 1, "unwanted"),
+        "quits": ("dead", 3, "given up after 3 attempts: unexpected error, see the log"),
+    }
+    of_key = {json.loads(call.key or "")["id"]: call for call in functions.calls}
+    ada = of_key["ada"]
+    assert (ada.rule, ada.attempt, ada.event.kind) == ("tell", 1, "created")
+    assert ada.after == {"id": "ada", "email": "ada@example.org"}
+    assert ada.user.email == "ada@example.org"
+    identities = {call.identity for call in functions.calls if call.key == of_key["clumsy"].key}
+    assert len(functions.calls) == 1 + 3 + 1 + 1 + 3
+    known = database.execute("SELECT result->>'identity' FROM pgherald.delivery WHERE state = 'sent' ORDER BY id")
+    assert known == [(ada.identity,), *((identity,) for identity in identities)]
+    assert database.execute("SELECT DISTINCT lane FROM pgherald.delivery") == [("function:tell",)]
+
+
+def test_commands_come_in_the_order_of_their_key_with_their_identity(
+    given: Given, database: Database, name: str
+) -> None:
+    settings = given(f"topic:{name}.commands")
+    topic = Topic(settings)
+    for number in range(10):
+        topic.register("ada", "bob", "eve", after={"n": number})
+    sent = "SELECT id FROM pgherald.delivery WHERE state = 'sent'"
+    with consuming(settings):
+        until(lambda: len(database.execute(sent)) == 30, 60, "the acks")
+    records = list(committed(settings.kafka.bootstrap_servers, f"{name}.commands"))
+    by_key = defaultdict(list)
+    for record in records:
+        by_key[record.key].append(json.loads(record.value))
+    assert set(by_key) == {b'{"id": "ada"}', b'{"id": "bob"}', b'{"id": "eve"}'}
+    assert all([each["data"]["after"]["n"] for each in commands] == [*range(10)] for commands in by_key.values())
+    first = by_key[b'{"id": "ada"}'][0]
+    assert datetime.fromisoformat(first.pop("timestamp")).tzinfo
+    assert first == {
+        "type": "tell",
+        "data": {
+            "key": '{"id": "ada"}',
+            "kind": "created",
+            "before": None,
+            "after": {"id": "ada", "email": "ada@example.org", "n": 0},
+        },
+    }
+    known = database.execute("SELECT result->>'identity', event_id FROM pgherald.delivery")
+    headers = [{key: value.decode() for key, value in record.headers} for record in records]
+    assert {(each["pgherald-delivery-id"], each["pgherald-event-id"]) for each in headers} == set(known)
+
+
+def delivery(after: dict[str, Any]) -> Delivery:
+    change = Envelope("c", Source("t", 1, "public", "users"), None, after)
+    return Delivery(1, "crm", "t:1:1:1", "tell", "topic:x", "topic:tell", '{"id":1}', 1, 0, NOW, NOW, change)
+
+
+def test_a_command_that_is_too_large_is_its_own_fault(given: Given, name: str) -> None:
+    effect = TopicEffect(given(f"topic:{name}.large"))
+    with pytest.raises(CallRejected, match="larger than"):
+        effect(delivery({"bio": "x" * 2_000_000}), lambda: None)
+    assert effect(delivery({"bio": "x"}), lambda: None)["offset"] == 0
+    effect.close()
+
+
+def test_a_broker_that_is_away_is_down_for_everyone(given: Given, name: str) -> None:
+    settings = given(f"topic:{name}.commands")
+    away = settings.kafka.model_copy(update={"bootstrap_servers": f"127.0.0.1:{free_port()}"})
+    effect = TopicEffect(settings.model_copy(update={"kafka": away}))
+    with pytest.raises(DependencyDown, match="can't be written: Kafka does not answer"):
+        effect(delivery({}), lambda: None)
+    effect.close()
