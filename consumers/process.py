@@ -19,7 +19,7 @@ from cdc.runtime.errors import ConfigInvalid, FatalError, RetryableError, Servic
 from cdc.runtime.lifecycle import Stop
 from cdc.runtime.log import get_logger
 from cdc.runtime.settings import Settings
-from consumers import journal, lanes
+from consumers import journal, lanes, retention
 from consumers.deliver import GRACE_S, Deliver
 from consumers.effects import ClosableEffect, Effects
 from consumers.ingest import Ingest
@@ -101,6 +101,7 @@ def _run(settings: Settings, name: str, rules: Rules, effect: ClosableEffect, st
         crew.start(f"worker-{number}", deliver.work)
     if settings.metrics.listen:
         crew.start("measure", partial(_measure, open_ledger(), open_lanes, rules, stop))
+    crew.start("retention", partial(retention.run, open_ledger(), settings.ledger.retention_days, stop))
     crew.start("claim", deliver.run)
     while not stop.wait(3600):
         pass
