@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from cdc.runtime.errors import ConfigInvalid, ConnectionLost, Deferred, DependencyDown, MailRejected
 from cdc.runtime.sections_mail import Smtp
-from consumers.mail.losses import Losses
+from consumers.losses import Losses
 from consumers.mail.message import Mail
 from consumers.mail.pool import Pool, Rate
 from consumers.mail.reply import DOT, NO_CODE, Reply, refusal

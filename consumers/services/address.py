@@ -32,7 +32,16 @@ def resolve(host: str, port: int, *, allow_private: bool) -> list[str]:
     if not allow_private and not all(is_public(address) for address in addresses):
         hint = "Set allow_private = true for this service if it is meant to be inside"
         raise DependencyDown(f"{host} has an address that is not public: nothing was called", hint=hint)
+    if any(is_nobodys(address) for address in addresses):
+        hint = "Link-local (where clouds keep their credentials), multicast and unspecified addresses are never called"
+        raise DependencyDown(f"{host} has an address that no service may have: nothing was called", hint=hint)
     return addresses
+
+
+def is_nobodys(text: str) -> bool:
+    """Tell whether an address can be no service, not even an internal one."""
+    address = _unwrap(ip_address(text.partition("%")[0]))
+    return address.is_link_local or address.is_multicast or address.is_unspecified
 
 
 def is_public(text: str) -> bool:

@@ -6,7 +6,6 @@ A call may arrive twice (its identity says so), hence no answer is never in doub
 from __future__ import annotations
 
 import ssl
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -15,17 +14,22 @@ from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 
+import httpcore
 import httpx
 
 from cdc.runtime.errors import CallRejected, ConfigInvalid, Deferred, DependencyDown, DependencyGone, ServiceError
 from cdc.runtime.sections import Service
+from consumers.losses import Losses
 from consumers.services import address
+from consumers.services.deadline import Deadlines
 
 #: The longest wait that a service may ask for.
 RETRY_AFTER_MAX_S = 3600.0
 
 #: Down or overloaded for everyone; 401: it does not believe who we are, so it believes none of our calls.
 _FOR_EVERYONE = frozenset((401, 408, 429, 502, 503, 504))
+#: Of these, what may be one call's doing nonetheless.
+_MAY_BE_THE_CALLS = frozenset(("408", "502", "503", "504"))
 #: About this one call and not for good. 409: its first attempt is still being worked on (IETF draft Idempotency-Key).
 _PASSES = frozenset((409, 423, 425))
 _GONE = 410
@@ -44,10 +48,10 @@ class Client:
         self._name, self._allow_private = name, service.allow_private
         self._url = httpx.URL(service.url)
         self._timeout_s = service.timeout.total_seconds()
+        self._losses = Losses()
+        self._deadlines = Deadlines()
         self._client = httpx.Client(
-            verify=_tls(service.ca_file),
-            timeout=self._timeout_s,
-            limits=httpx.Limits(max_connections=service.connections),
+            transport=_transport(service, self._deadlines),
             follow_redirects=False,  # a redirect leads where nobody checked
             trust_env=False,  # a proxy would resolve the name once more, and nobody would check that
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
@@ -56,6 +60,19 @@ class Client:
 
     def post(self, body: bytes, headers: Mapping[str, str]) -> int:
         """Make one call and give the status of its success. Raises DependencyDown, Deferred or CallRejected."""
+        call_id = headers["webhook-id"]
+        try:
+            status = self._answered(body, headers)
+        except DependencyDown as exc:
+            if _may_be_the_calls(exc) and self._losses.is_its_own(call_id):
+                hint, wait_s = "It takes other calls", exc.retry_after_s
+                raise Deferred(exc.message, hint=hint, retry_after_s=wait_s, **exc.fields) from exc
+            raise
+        self._losses.taken(call_id)
+        return status
+
+    def _answered(self, body: bytes, headers: Mapping[str, str]) -> int:
+        self._deadlines.start(self._timeout_s)
         with _no_answer(self._name):
             status, retry_after = self._post(body, headers)
         if error := refusal(self._name, status, retry_after, datetime.now(UTC)):
@@ -68,13 +85,17 @@ class Client:
 
     def _post(self, body: bytes, headers: Mapping[str, str]) -> tuple[int, str | None]:
         """Call the first address that takes a connection; no other failure leads to a second call."""
-        *others, last = address.resolve(self._host, self._port, allow_private=self._allow_private)
-        for each in others:
+        addresses = address.resolve(self._host, self._port, allow_private=self._allow_private)
+        # One that swallows what is sent to it leaves time for the others.
+        timeout = httpx.Timeout(self._timeout_s, connect=self._timeout_s / len(addresses))
+        for each in addresses[:-1]:
             with suppress(httpx.ConnectError, httpx.ConnectTimeout):
-                return self._post_to(each, body, headers)
-        return self._post_to(last, body, headers)
+                return self._post_to(each, body, headers, timeout)
+        return self._post_to(addresses[-1], body, headers, timeout)
 
-    def _post_to(self, ip: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, str | None]:
+    def _post_to(
+        self, ip: str, body: bytes, headers: Mapping[str, str], timeout: httpx.Timeout
+    ) -> tuple[int, str | None]:
         """Call the address that was checked, under the name that is in the settings."""
         with self._client.stream(
             "POST",
@@ -82,18 +103,10 @@ class Client:
             content=body,
             headers={**headers, "host": self._url.netloc.decode()},
             extensions={"sni_hostname": self._host},
+            timeout=timeout,
         ) as response:
-            self._read_away(response)
+            _read_away(response)
             return response.status_code, response.headers.get("retry-after")
-
-    def _read_away(self, response: httpx.Response) -> None:
-        """Read the body, so that the connection can be used again, and keep nothing of it. The status is enough."""
-        deadline_s, read_bytes = time.monotonic() + self._timeout_s, 0
-        with suppress(httpx.TransportError):
-            for chunk in response.iter_raw():
-                read_bytes += len(chunk)
-                if read_bytes > _BODY_MAX_BYTES or time.monotonic() > deadline_s:
-                    return  # the connection is closed with the rest unread
 
     @property
     def _host(self) -> str:
@@ -102,6 +115,32 @@ class Client:
     @property
     def _port(self) -> int:
         return self._url.port or {"https": 443, "http": 80}[self._url.scheme]
+
+
+def _transport(service: Service, deadlines: Deadlines) -> httpx.HTTPTransport:
+    transport = httpx.HTTPTransport(verify=_tls(service.ca_file), trust_env=False)
+    # httpx has no way to hand a network backend to httpcore's pool, which it is made of.
+    transport._pool = httpcore.ConnectionPool(
+        ssl_context=_tls(service.ca_file), max_connections=service.connections, network_backend=deadlines
+    )
+    return transport
+
+
+def _read_away(response: httpx.Response) -> None:
+    """Read the body, so that the connection can be used again, and keep nothing of it. The status is enough."""
+    read_bytes = 0
+    with suppress(httpx.TransportError):
+        for chunk in response.iter_raw():
+            read_bytes += len(chunk)
+            if read_bytes > _BODY_MAX_BYTES:
+                return  # the connection is closed with the rest unread
+
+
+def _may_be_the_calls(error: DependencyDown) -> bool:
+    """Tell whether this one call may be why a service fails: not before it is connected, nor by what it says of us."""
+    if isinstance(error.__cause__, httpx.TransportError):
+        return not isinstance(error.__cause__, httpx.ConnectError | httpx.ConnectTimeout)
+    return error.fields.get("code") in _MAY_BE_THE_CALLS
 
 
 def refusal(service: str, status: int, retry_after: str | None, now: datetime) -> ServiceError | None:

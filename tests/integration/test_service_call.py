@@ -2,9 +2,11 @@
 
 import json
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -201,6 +203,80 @@ def test_what_is_no_http_is_down_and_is_not_quoted(connect: Connect) -> None:
     assert "ada" not in str(refused.value)
 
 
+@contextmanager
+def speaking(first: bytes, then: bytes) -> Iterator[str]:
+    """Serve HTTP by hand: `first` after each request, then `then`, byte by byte, until the caller has had enough."""
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as threads:
+
+        def speak() -> None:
+            while not ended.is_set():
+                client, _ = server.accept()
+                with client, suppress(OSError):
+                    client.recv(65536)
+                    client.sendall(first)
+                    for byte in then:
+                        client.sendall(bytes([byte]))
+                        ended.wait(0.02)
+
+        spoken = threads.submit(speak)
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        ended.set()
+        socket.create_connection(server.getsockname()).close()
+        spoken.result()
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (b"HTTP/1.1 200 OK\r\nX-Slow: ", b"x" * 10_000),
+        (b"", b"HTTP/1.1 200" + b" " * 10_000),
+        (b"HTTP/1.1 102 Processing\r\n\r\n" * 50, b"HTTP/1.1 102 Processing\r\n\r\n" * 500),
+    ],
+)
+def test_a_service_that_drips_its_answer_has_no_longer_than_the_timeout(
+    connect: Connect, first: bytes, then: bytes
+) -> None:
+    with speaking(first, then) as url:
+        began = time.monotonic()
+        with pytest.raises(DependencyDown, match="storage gave no answer"):
+            connect(url, timeout="300ms")(delivery(), nothing)
+        assert 0.25 < time.monotonic() - began < 2
+
+
+def test_a_dripping_body_is_left_unread_and_the_status_counts(connect: Connect) -> None:
+    with speaking(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n", b"x" * 9999) as url:
+        began = time.monotonic()
+        assert connect(url, timeout="300ms")(delivery(), nothing)["status"] == 200
+        assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize("trouble", [Answer(503), Answer(504), Fault.DROP, Fault.HANG])
+def test_a_call_that_fails_while_others_are_taken_counts_for_itself(
+    endpoint: Endpoint, connect: Connect, trouble: Answer | Fault
+) -> None:
+    effect = connect(endpoint.url, timeout="300ms")
+    poison, other = delivery(), delivery(event_id="app:1:00000000000000ff:4")
+    for _ in range(2):  # nobody knows yet whose fault it is
+        endpoint.script.next("any", trouble)
+        with pytest.raises(DependencyDown):
+            effect(poison, nothing)
+    effect(other, nothing)
+    endpoint.script.next("any", trouble)
+    with pytest.raises(Deferred, match="It takes other calls"):
+        effect(poison, nothing)
+    assert effect(poison, nothing)["status"] == 204
+
+
+def test_what_a_service_says_of_us_is_never_one_calls_fault(endpoint: Endpoint, connect: Connect) -> None:
+    effect = connect(endpoint.url)
+    for status in (401, 429, 401, 429):
+        endpoint.script.next("any", Answer(status))
+        with pytest.raises(DependencyDown):
+            effect(delivery(), nothing)
+        effect(delivery(event_id="app:1:00000000000000ff:4"), nothing)
+
+
 def test_a_long_answer_is_not_read_to_its_end_and_still_counts(endpoint: Endpoint, connect: Connect) -> None:
     endpoint.script.next("any", Answer(200, {}, b"x" * 8_000_000))
     assert connect(endpoint.url)(delivery(), nothing)["status"] == 200
@@ -271,6 +347,40 @@ def test_the_checked_address_is_called_under_the_name_in_the_settings(
         url = f"https://storage.example:{endpoint.port}/hooks"
         connect(url, ca_file=str(certificates.ca_file))(delivery(), nothing)
         assert endpoint.requests[0].headers["host"] == f"storage.example:{endpoint.port}"
+
+
+def test_an_address_that_swallows_everything_leaves_time_for_the_next(
+    endpoint: Endpoint, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.2", endpoint.port), backlog=0) as full, ExitStack() as stack:
+        for _ in range(4):  # a full queue of connections: the next one gets no answer
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(full.getsockname())
+        resolving(monkeypatch, "127.0.0.2", "127.0.0.1")
+        effect = connect(f"http://storage.example:{endpoint.port}", timeout="1s")
+        assert effect(delivery(), nothing)["status"] == 204
+
+
+def test_one_private_address_among_public_ones_is_enough_to_call_none(
+    endpoint: Endpoint, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolving(monkeypatch, "8.8.8.8", "127.0.0.1")
+    with pytest.raises(DependencyDown, match="not public"):
+        connect(f"https://storage.example:{endpoint.port}", allow_private=False)(delivery(), nothing)
+    assert not endpoint.requests
+
+
+def test_a_name_that_changes_its_address_is_checked_at_each_call(
+    endpoint: Endpoint, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    effect = connect(f"http://storage.example:{endpoint.port}")
+    resolving(monkeypatch, "127.0.0.1")
+    effect(delivery(), nothing)
+    resolving(monkeypatch, "169.254.169.254")
+    with pytest.raises(DependencyDown, match="no service may have"):
+        effect(delivery(), nothing)
+    assert len(endpoint.requests) == 1
 
 
 def test_the_next_address_is_tried_where_one_takes_no_connection(

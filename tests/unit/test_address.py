@@ -60,7 +60,7 @@ def names(*addresses: str) -> object:
 
 
 @pytest.mark.parametrize(
-    "addresses", [["10.0.0.1"], ["8.8.8.8", "10.0.0.1"], ["127.0.0.1"], ["::ffff:169.254.169.254"]]
+    "addresses", [["10.0.0.1"], ["8.8.8.8", "10.0.0.1"], ["127.0.0.1"], ["::ffff:10.0.0.1"], ["fd00::1", "100.64.0.1"]]
 )
 def test_a_host_with_any_private_address_is_called_only_if_allowed(
     monkeypatch: pytest.MonkeyPatch, addresses: list[str]
@@ -69,6 +69,24 @@ def test_a_host_with_any_private_address_is_called_only_if_allowed(
     with pytest.raises(DependencyDown, match="allow_private"):
         resolve("service.example", 443, allow_private=False)
     assert resolve("service.example", 443, allow_private=True) == addresses
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "169.254.169.254",
+        "::ffff:169.254.169.254",
+        "64:ff9b::169.254.169.254",
+        "fe80::1%eth0",
+        "0.0.0.0",  # noqa: S104  no server here
+        "::",
+        "224.0.0.1",
+    ],
+)
+def test_no_permission_lets_a_call_go_where_no_service_can_be(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", names("10.0.0.1", address))
+    with pytest.raises(DependencyDown, match="no service may have"):
+        resolve("service.example", 443, allow_private=True)
 
 
 def test_addresses_keep_the_resolvers_order_and_stand_once(monkeypatch: pytest.MonkeyPatch) -> None:
