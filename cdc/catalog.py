@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import closing
 
 from cdc.relation import Column, Relation
@@ -41,10 +40,16 @@ def read_relation(connection: Connection, name: TableName) -> Relation | None:
         cursor.execute(_DOMAINS)
         domains = dict(cursor.fetchall())
         cursor.execute(_COLUMNS, (oid,))
-        columns = tuple(Column(column, type_, base_type(type_, domains), wide) for column, type_, wide in cursor)
+        columns = tuple(_column(domains, *found) for found in cursor)
         cursor.execute(_KEY, (oid,))
         key = tuple(column for (column,) in cursor)
     return Relation(name, columns, key, identity in ("f", b"f"))
+
+
+def _column(domains: dict[str, str], name: str, type_: str, toastable: bool) -> Column:
+    # The one quoted name that needs no schema: wal2json takes its quotes for those of JSON.
+    logged = "char" if type_ == '"char"' else type_
+    return Column(name, logged, base_type(type_, domains), toastable)
 
 
 def base_type(type_name: str, domains: dict[str, str]) -> str:
@@ -52,5 +57,5 @@ def base_type(type_name: str, domains: dict[str, str]) -> str:
     element = type_name.removesuffix("[]")
     if element != type_name:
         return base_type(element, domains) + "[]"
-    below = domains.get(re.sub(r"\(.*\)", "", type_name))
+    below = domains.get(type_name)
     return base_type(below, domains) if below else type_name

@@ -8,7 +8,7 @@ import re
 from enum import Enum
 
 from cdc.runtime.sections import SourceTable
-from cdc.values import Codec, FromText, text_of
+from cdc.values import Codec, of_text
 
 #: A column whose name holds one of these as a word or a run of words never leaves unless `allow` names it. The list is
 #: documented in deploy/RUNBOOK.md; it may grow in any release, which a CHANGELOG line then says.
@@ -59,13 +59,10 @@ def treatment(table: SourceTable, column: str) -> Treatment:
 def guard(codec: Codec, treatment: Treatment, hash_key: bytes) -> Codec:
     """Put a treatment in front of a codec. Hashes are HMAC-SHA256 in hex of PostgreSQL's text of the value."""
     if treatment is Treatment.HASH:
-        return _of_text(
-            lambda text: b'"' + hmac.new(hash_key, text.encode(), hashlib.sha256).hexdigest().encode() + b'"'
+        return of_text(
+            lambda text: b'"' + hmac.new(hash_key, text.encode(), hashlib.sha256).hexdigest().encode() + b'"',
+            codec.text,
         )
     if treatment is Treatment.MASK:
-        return _of_text(lambda text: b'"' + b"*" * len(text) + b'"')
+        return of_text(lambda text: b'"' + b"*" * len(text) + b'"', codec.text)
     return codec
-
-
-def _of_text(from_text: FromText) -> Codec:
-    return Codec(from_text, lambda token: from_text(text_of(token)))

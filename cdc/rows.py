@@ -152,7 +152,7 @@ class TablePlan:
         parts = []
         if len(given) == len(columns):
             for column in given:
-                _, label, (_, from_token), _ = columns[column.name]
+                _, label, (_, from_token, _), _ = columns[column.name]
                 if label is not None:
                     token = bytes(column.value)
                     parts.append(label + (token if from_token is None or token == _NULL else from_token(token)))

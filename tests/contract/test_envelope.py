@@ -32,7 +32,6 @@ MEANT: list[tuple[tuple[str | None, ...], str]] = [
     (("users", '{"id":15}', "c", "after", "free_num"), "wal2json writes infinite numbers as null"),
     (("users", '{"id":16}', "c", "after", "t"), "24:00:00 is kept"),
     (("users", '{"id":14}', "c", "after", "f4"), "PostgreSQL's shortest text of the float"),
-    (("users", None, None, "after", "hs"), "hstore comes as PostgreSQL's text until its issue"),
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -79,9 +80,11 @@ def deployment(tmp_path: Path, database: Database, kafka: KafkaServer, name: str
 def insert(database: Database, first: int) -> int:
     """Insert a row for each literal, and one of nulls."""
     rows = [(column, literal) for column, (_, literals) in COLUMNS.items() for literal in literals]
-    for number, (column, literal) in enumerate(rows):
-        database.execute(f"INSERT INTO users (id, {column}) VALUES (%s, %s)", (first + number, literal))  # noqa: S608
-    database.execute("INSERT INTO users (id) VALUES (%s)", (first + len(rows),))
+    with closing(database.connect()) as session, session.cursor() as cursor:
+        for number, (column, literal) in enumerate(rows):
+            query = f"INSERT INTO users (id, {column}) VALUES (%s, %s)"  # noqa: S608  ours
+            cursor.execute(query, (first + number, literal))
+        cursor.execute("INSERT INTO users (id) VALUES (%s)", (first + len(rows),))
     return len(rows) + 1
 
 

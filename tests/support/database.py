@@ -40,10 +40,10 @@ class Database:
 
 
 @contextmanager
-def fresh(server: PostgresServer, name: str) -> Iterator[Database]:
+def fresh(server: PostgresServer, name: str, options: str = "") -> Iterator[Database]:
     """Make the database; drop it after the test with its slots, whoever still holds them."""
     maintenance = Database("postgres", server)
-    maintenance.execute(_composed("CREATE DATABASE {}", name))
+    maintenance.execute(_composed("CREATE DATABASE {} " + options, name))
     try:
         yield Database(name, server)
     finally:

@@ -60,6 +60,27 @@ def test_a_hash_is_the_same_from_the_wal_and_from_copy() -> None:
     assert hashed.from_token('"a\\té"'.encode()) == hashed.from_text("a\té")
 
 
+@pytest.mark.parametrize(
+    ("type_name", "text", "token"),
+    [
+        ("boolean", "t", b"true"),
+        ("boolean", "f", b"false"),
+        ("bytea", "\\xdead", b'"dead"'),
+        ("numeric", "0.10", b"0.10"),
+        ("double precision", "1e+20", b"1e+20"),
+        ("bit(1)", "1", b'"1"'),
+        ("text[]", "{a,NULL}", b'"{a,NULL}"'),
+    ],
+)
+@pytest.mark.parametrize("treatment", [Treatment.HASH, Treatment.MASK])
+def test_what_is_hashed_or_masked_is_the_same_text_both_ways(
+    treatment: Treatment, type_name: str, text: str, token: bytes
+) -> None:
+    guarded = guard(codec(type_name), treatment, b"key")
+    assert guarded.from_token is not None
+    assert guarded.from_token(token) == guarded.from_text(text)
+
+
 def test_a_mask_keeps_the_length_only() -> None:
     assert guard(codec("text"), Treatment.MASK, b"").from_text("héllo") == b'"*****"'
 

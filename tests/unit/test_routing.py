@@ -72,7 +72,8 @@ class Lines:
 
         line = {"lsn": "0/50", "schema": "public", "table": "users", "pk": [{"name": n} for n in self.catalog.key]}
         line |= {"columns": listed(columns)} if columns else {}
-        return self.feed(action=action, **line, **({"identity": listed(identity)} if identity else {}), **more)
+        line |= {"identity": listed(identity)} if identity else {}
+        return self.feed(action=action, **line | more)
 
 
 def value(event: Event) -> dict[str, Any]:
@@ -189,6 +190,25 @@ def test_a_key_that_looks_secret_is_a_fault_unless_it_is_allowed_or_hashed() -> 
 def test_commit_times_keep_their_microseconds() -> None:
     assert microseconds("1970-01-01 00:00:01.5+00") == 1_500_000
     assert microseconds("2026-11-23 20:19:52.4647+00") % 1_000_000 == 464_700
+
+
+def test_a_type_in_a_schema_that_needs_quotes_is_read_though_wal2json_writes_it_bare() -> None:
+    given = [
+        b'{"name":"a","type":"My ""S""".mood,"value":"x\\",\\"type\\":\\"y"}',
+        b'{"name":"b","type":"My Schema"."Mo od(1,2)","value":null}',
+    ]
+    pk = b'{"name":"a","type":"My ""S""".mood}'
+    line = b'{"action":"I","lsn":"0/1","schema":"s","table":"t","columns":[%b],"pk":[%b]}' % (b",".join(given), pk)
+    change = wal2json.decode(line)
+    assert isinstance(change, wal2json.Insert)
+    assert [column.type for column in change.columns] == ['"My ""S""".mood', '"My Schema"."Mo od(1,2)"']
+    assert bytes(change.columns[0].value) == b'"x\\",\\"type\\":\\"y"'
+
+
+def test_a_value_that_is_not_utf8_is_not_passed_on() -> None:
+    column = b'{"name":"a","type":"text","value":"\xff"}'
+    with pytest.raises(ChangeUndecodable):
+        wal2json.decode(b'{"action":"I","lsn":"0/1","schema":"s","table":"t","columns":[%b]}' % column)
 
 
 @pytest.mark.parametrize("line", [b"", b"{", b'{"action":"X"}', b'{"action":"I"}', b'{"action":"B","xid":"\xff"}'])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc.values import codec
+from cdc.values import FAULTS, codec
 
 #: (type, PostgreSQL's text, what the envelope holds); see tests/contract/debezium for the connector's own output.
 RENDERED = [
@@ -40,16 +40,46 @@ RENDERED = [
     ("time with time zone", "00:00:00+14", '"10:00:00Z"'),
     ("time with time zone", "23:59:59.999999-15:59", '"15:58:59.999999Z"'),
     ("time with time zone", "24:00:00+00", '"24:00:00Z"'),
+    ("time with time zone", "24:00:00+02", '"22:00:00Z"'),
+    ("time with time zone", "23:00:00.5-01", '"00:00:00.5Z"'),
+    ("time(3) with time zone", "12:00:00-15:59:59", '"03:59:59Z"'),
     ("interval", "1 year 2 mons 3 days 04:05:06.789", '"P1Y2M3DT4H5M6.789S"'),
     ("interval", "-1 years -2 mons +3 days -04:05:06.000001", '"P-1Y-2M3DT-4H-5M-6.000001S"'),
     ("interval", "-1 mons +2 days -03:00:00", '"P0Y-1M2DT-3H0M0S"'),
     ("interval", "00:00:00", '"P0Y0M0DT0H0M0S"'),
+    ("interval year to month", "1 year 5 mons", '"P1Y5M0DT0H0M0S"'),
+    ("interval second(3)", "-00:00:05.678", '"P0Y0M0DT0H0M-5.678S"'),
+    ("interval", "2562047788:00:54.775807", '"P0Y0M0DT2562047788H0M54.775807S"'),
+    ("money", "-$1,234.50", '"-1234.50"'),
     ("bit(5)", "10101", '"FQ=="'),
+    ("bit varying", "000", '""'),
+    ("bit varying(1)", "1", "true"),
+    ("bit varying(1)", "", '""'),
+    (
+        "public.hstore",
+        '"a"=>"1", "n"=>NULL, "b c"=>"q\\"x"',
+        '"{\\"a\\":\\"1\\",\\"b c\\":\\"q\\\\\\"x\\",\\"n\\":null}"',
+    ),
+    ("extensions.hstore", "", '"{}"'),
+    ("app.hstore", "no such thing", '"no such thing"'),
+    ("point", "(1.5,-2)", '{"x":1.5,"y":-2,"wkb":"AQEAAAAAAAAAAAD4PwAAAAAAAADA","srid":null}'),
+    (
+        "circle",
+        "<(1,2),Infinity>",
+        '{"center":{"x":1,"y":2,"wkb":"AQEAAAAAAAAAAADwPwAAAAAAAABA","srid":null},"radius":"Infinity"}',
+    ),
+    ("line", "{1,-2,NaN}", '{"a":1,"b":-2,"c":"NaN"}'),
+    (
+        "box[]",
+        "{(1,1),(0,0);NULL}",
+        '[{"wkb":"AQMAAAABAAAABQAAAAAAAAAAAPA/AAAAAAAA8D8AAAAAAADwPwAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA8D8AAAAAAADwPwAAAAAAAPA/","srid":null,"extensions":{"type":"box"}},null]',
+    ),
     ("text[]", '{a,"b c",NULL,"q\\"u","NULL","{}",""}', '["a","b c",null,"q\\"u","NULL","{}",""]'),
     ("integer[]", "{{1,2},{3,NULL}}", "[[1,2],[3,null]]"),
     ("integer[]", "[0:1]={1,2}", "[1,2]"),
     ("integer[]", "{}", "[]"),
     ("numeric[]", "{1.50,NaN}", '["1.50","NAN"]'),
+    ("character varying(10)[]", '{"a\\\\b"}', '["a\\\\b"]'),
     ("timestamp(3) with time zone[]", '{"2026-11-23 20:19:52.47+00"}', '["2026-11-23T20:19:52.470Z"]'),
     ("bytea[]", '{"\\\\x01ff"}', '["Af8="]'),
     ("app.colour", "red", '"red"'),
@@ -79,6 +109,35 @@ def test_a_value_is_rendered_from_the_wal(type_name: str, token: str, json_text:
     from_token = codec(type_name).from_token
     rendered = from_token(token.encode()) if from_token else token.encode()
     assert json.loads(rendered) == json.loads(json_text)
+
+
+@pytest.mark.parametrize(
+    ("type_name", "text"),
+    [
+        ("date", "someday"),
+        ("timestamp with time zone", "2024-01-01"),
+        ("time with time zone", "noon"),
+        ("bytea", "dead"),
+        ("bytea", "\\xdea"),
+        ("bit(5)", "12"),
+        ("point", "(1)"),
+        ("polygon", "((1,2),(3))"),
+        ("circle", "<(1,2)>"),
+        ("path", "[(a,b)]"),
+        ("integer[]", "1,2"),
+    ],
+)
+def test_what_is_no_value_of_its_type_is_a_fault_that_is_expected(type_name: str, text: str) -> None:
+    with pytest.raises(FAULTS):
+        codec(type_name).from_text(text)
+
+
+def test_an_hstore_has_the_order_of_debeziums_map() -> None:
+    # as OpenJDK 17's HashMap lists these keys, put in this order
+    given = ["A", *"zyxabcdefgh", "über", "ключ", "😀", "long-key-number-one", "p"]
+    ordered = ["A", *"abcdef", "ключ", "g", "über", "h", "p", "x", "😀", "y", "z", "long-key-number-one"]
+    text = ", ".join(f'"{key}"=>NULL' for key in given)
+    assert list(json.loads(json.loads(codec("public.hstore").from_text(text)))) == ordered
 
 
 def test_booleans_and_bytes_have_texts_of_their_own_in_copy() -> None:
