@@ -25,7 +25,7 @@ from cdc.runtime.log import get_logger
 from cdc.runtime.settings import Settings
 from cdc.slot import Slot
 from cdc.start import open_session
-from cdc.wal2json import Begin, Commit, Message
+from cdc.wal2json import Begin, Change, Commit, Message
 
 _log = get_logger("capture")
 
@@ -51,7 +51,8 @@ class Stream:
         self._publisher = publisher
         self._router = router
         self._resume = resume
-        self._skip = skip
+        # An event of a key change names the half of it; what is skipped is the change.
+        self._skip = skip.removesuffix(":d").removesuffix(":c") if skip else None
         self._lsn = 0
         self._index = 0
         self._complete = True
@@ -93,16 +94,11 @@ class Stream:
         self._index += 1
         try:
             change = wal2json.decode(line)
+            position = self._position_of(change, data_start)
+            events = self._router.events(change, position, time.time_ns())
         except ChangeUndecodable as exc:
-            self._pass_or_stop(exc)
+            self._pass_or_stop(exc, line)
             return
-        if isinstance(change, Begin):
-            self._lsn, self._index, self._complete = parse_lsn(change.nextlsn), 0, False
-        elif isinstance(change, Message) and change.alone:
-            self._lsn, self._index = data_start, 0
-            self._begun_us = 0
-        position = Position(self._lsn, self._index)
-        events = self._router.events(change, position, time.time_ns())
         if isinstance(change, Begin):
             self._begun_us = self._router.commit_us
             if self._resume.unmet:
@@ -117,6 +113,13 @@ class Stream:
             self._uncommitted.update((event.table, event.op) for event in events)
         if isinstance(change, Commit) or (isinstance(change, Message) and change.alone):
             self._end_of_transaction()
+
+    def _position_of(self, change: Change, data_start: int) -> Position:
+        if isinstance(change, Begin):
+            self._lsn, self._index, self._complete = parse_lsn(change.nextlsn), 0, False
+        elif isinstance(change, Message) and change.alone:
+            self._lsn, self._index, self._begun_us = data_start, 0, 0
+        return Position(self._lsn, self._index)
 
     def _end_of_transaction(self) -> None:
         self._complete = True
@@ -169,15 +172,17 @@ class Stream:
         _log.warning("change_skipped", event_id=self._skip, severity="DATALOSS")
         return True
 
-    def _pass_or_stop(self, exc: ChangeUndecodable) -> None:
+    def _pass_or_stop(self, exc: ChangeUndecodable, line: bytes) -> None:
+        """Stop at a line that can't be used; leave it out when the operator said so, or when it was left out before."""
         position = Position(self._lsn, self._index)
-        if self._is_skipped(position) or not self._resume.is_new(position):
+        if not self._resume.is_new(position) or self._is_skipped(position):
             return
-        id_ = self._resume.event_id(position)
+        id_, known = self._resume.event_id(position), wal2json.fingerprint(line)
+        on = f"`pgherald capture --skip {id_}` goes on behind it"
         raise ChangeUndecodable(
-            f"{exc.message}: {id_}, {exc.fields['length_bytes']} bytes, sha256 {exc.fields['sha256']}",
-            hint=f"`pgherald capture --skip {id_}` goes on behind it",
-            **exc.fields,
+            f"{exc.message}: {id_}, {known['length_bytes']} bytes, sha256 {known['sha256']}",
+            hint=f"{exc.hint}; {on}" if exc.hint else on,
+            **exc.fields | known,
         ) from exc
 
 

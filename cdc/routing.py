@@ -28,6 +28,7 @@ from cdc.contract.topics import message_topic
 from cdc.relation import Relation
 from cdc.rows import TablePlan
 from cdc.runtime.fields import TableName
+from cdc.values import FAULTS
 from cdc.wal2json import Begin, Change, Commit, Delete, Insert, Message, RowChange, Truncate, Update
 
 _json = msgspec.json.encode
@@ -85,9 +86,15 @@ class Router:
         return self._open.commit_us if self._open else 0
 
     def events(self, change: Change, position: Position, now_ns: int) -> list[Event]:
-        """Give the records of one line: none for B, C and messages of our own, three for a key change."""
+        """Give the records of one line: none for B, C and messages of our own, three for a key change.
+
+        Raises ChangeUndecodable when a value can't be written.
+        """
         if isinstance(change, RowChange):
-            return list(self._row_events(change, position, now_ns))
+            try:
+                return list(self._row_events(change, position, now_ns))
+            except FAULTS:
+                raise self._plan(change).unwritable(change) from None  # not `from` it: its text shows the value
         if isinstance(change, Begin):
             self._open = _Transaction(change.xid, microseconds(change.timestamp), self._last_commit_lsn)
         elif isinstance(change, Commit):

@@ -5,9 +5,10 @@ A plan fits the lines of one shape of the table; after DDL a new one is made.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -16,10 +17,10 @@ from cdc.contract.envelope import UNAVAILABLE
 from cdc.contract.topics import table_topic
 from cdc.privacy import Treatment, guard, treatment
 from cdc.relation import Column, Relation
-from cdc.runtime.errors import ConfigInvalid
+from cdc.runtime.errors import ChangeUndecodable, ConfigInvalid
 from cdc.runtime.fields import TableName
 from cdc.runtime.sections import Source, SourceTable
-from cdc.values import Codec, codec, of_domain
+from cdc.values import FAULTS, Codec, codec, of_domain
 from cdc.wal2json import Delete, Insert, RowChange
 
 _json = msgspec.json.encode
@@ -33,6 +34,8 @@ class _Column(NamedTuple):
     type: str
     #: `"name":`, or None where the column does not leave the reader.
     label: bytes | None
+    #: The same, or None where the column can't be part of a key either.
+    key_label: bytes | None
     codec: Codec
     toastable: bool
 
@@ -98,7 +101,10 @@ class TablePlan:
         return self._row(change.identity, absent=_NULL)
 
     def keys(self, change: RowChange) -> tuple[bytes | None, bytes | None]:
-        """Render the row's key and the key it had before; None without a primary key."""
+        """Render the row's key and the key it had before; None without a primary key.
+
+        Raises ConfigInvalid when a key column must not leave: the key of an old line may be another than today's.
+        """
         key = tuple(column.name for column in change.pk)
         if not key:
             return None, None
@@ -108,19 +114,43 @@ class TablePlan:
 
     def written(self) -> list[str]:
         """Name the columns that leave the reader, in table order."""
-        return [name for name, _ in self._written_columns()]
+        return [name for name, _ in self._written]
 
     def snapshot_row(self, row: Sequence[str | None]) -> tuple[bytes | None, bytes]:
-        """Render the key and the row from the text of the `written` columns."""
-        parts = {
-            name: column.label + (_NULL if text is None else column.codec.from_text(text))
-            for (name, column), text in zip(self._written_columns(), row, strict=True)
-            if column.label is not None
-        }
+        """Render the key and the row from the text of the `written` columns. Raises ChangeUndecodable."""
+        try:
+            parts = {
+                name: column.label + (_NULL if text is None else column.codec.from_text(text))
+                for (name, column), text in zip(self._written, row, strict=True)
+                if column.label is not None
+            }
+        except FAULTS:
+            raise self._unwritable_row(row) from None  # not `from` it: its text shows the value
         key = b"{" + b",".join(parts[name] for name in self.key) + b"}" if self.key else None
         return key, b"{" + b",".join(parts.values()) + b"}"
 
-    def _written_columns(self) -> list[tuple[str, _Column]]:
+    def unwritable(self, change: RowChange) -> ChangeUndecodable:
+        """Make the error of a line of which a value can't be rendered."""
+        culprits = (c.name for c in (*change.columns, *change.identity) if _fails(self._value, c))
+        return self._error(next(culprits, ""))
+
+    def _unwritable_row(self, row: Sequence[str | None]) -> ChangeUndecodable:
+        pairs = zip(self._written, row, strict=True)
+        culprits = (name for (name, column), text in pairs if text and _fails(column.codec.from_text, text))
+        text = "\t".join(field or "" for field in row).encode()
+        return self._error(next(culprits, ""), **wal2json.fingerprint(text))
+
+    def _error(self, column: str, **fields: object) -> ChangeUndecodable:
+        return ChangeUndecodable(
+            f"a value of {self.title}, column {column}, can't be written",
+            hint=f'exclude = ["{column}"] under source.tables leaves it out',
+            table=self.title,
+            column=column,
+            **fields,
+        )
+
+    @cached_property
+    def _written(self) -> list[tuple[str, _Column]]:
         return [(name, column) for name, column in self.columns.items() if column.label is not None]
 
     def _is_full(self, change: RowChange) -> bool:
@@ -130,10 +160,14 @@ class TablePlan:
         return self.full_identity or {c.name for c in change.identity} != {c.name for c in change.pk}
 
     def _key(self, key: tuple[str, ...], columns: Sequence[wal2json.Column]) -> bytes | None:
-        given = {column.name: column for column in columns}
-        if any(name not in given for name in key):
+        given = {column.name: column for column in columns if column.name in key}
+        if len(given) < len(key):
             return None
-        parts = [(self.columns[name].label or b"") + self._value(given[name]) for name in key]
+        parts = []
+        for name in key:
+            if (label := self.columns[name].key_label) is None:
+                raise _secret_key(self.name, name)
+            parts.append(label + self._value(given[name]))
         return b"{" + b",".join(parts) + b"}"
 
     def _value(self, column: wal2json.Column) -> bytes:
@@ -152,13 +186,13 @@ class TablePlan:
         parts = []
         if len(given) == len(columns):
             for column in given:
-                _, label, (_, from_token, _), _ = columns[column.name]
+                _, label, _, (_, from_token, _), _ = columns[column.name]
                 if label is not None:
                     token = bytes(column.value)
                     parts.append(label + (token if from_token is None or token == _NULL else from_token(token)))
             return b"{" + b",".join(parts) + b"}"
         values = {column.name: column for column in (*older, *given)}
-        for name, (_, label, _, _) in columns.items():
+        for name, (_, label, _, _, _) in columns.items():
             if label is not None:
                 parts.append(label + (self._value(values[name]) if name in values else absent))
         return b"{" + b",".join(parts) + b"}"
@@ -167,18 +201,16 @@ class TablePlan:
 def plan(source: Source, table: SourceTable, relation: Relation) -> TablePlan:
     """Plan a table by the settings and its present shape. Raises ConfigInvalid when a key column must not leave."""
     hash_key = source.hash_key.get_secret_value().encode() if source.hash_key else b""
+    columns = _columns(relation.columns, table, hash_key)
     for name in relation.key:
-        if treatment(table, name) in (Treatment.DROP, Treatment.MASK):
-            raise ConfigInvalid(
-                f"the key column {name} of {relation.name} looks secret or is excluded, but a record needs its key",
-                hint=f'Let it through with allow = ["{name}"], or send it as hash = ["{name}"], under source.tables',
-            )
+        if columns[name].key_label is None:
+            raise _secret_key(relation.name, name)
     return TablePlan(
         name=relation.name,
         topic=table_topic(source.name, *relation.name),
         title=str(relation.name),
         source_tail=b'"schema":%b,"table":%b' % (_json(relation.name.schema), _json(relation.name.table)),
-        columns=_columns(relation.columns, table, hash_key),
+        columns=columns,
         key=relation.key,
         full_identity=relation.full_identity,
         table=table,
@@ -191,7 +223,23 @@ def _columns(columns: Sequence[Column], table: SourceTable, hash_key: bytes) -> 
     for column in columns:
         how = treatment(table, column.name)
         label = None if how is Treatment.DROP else _json(column.name) + b":"
+        key_label = None if how is Treatment.MASK else label
         plain = codec(column.base_type)
         rendered = plain if column.base_type == column.type else of_domain(plain)
-        planned[column.name] = _Column(column.type, label, guard(rendered, how, hash_key), column.toastable)
+        planned[column.name] = _Column(column.type, label, key_label, guard(rendered, how, hash_key), column.toastable)
     return planned
+
+
+def _secret_key(table: TableName, column: str) -> ConfigInvalid:
+    return ConfigInvalid(
+        f"the key column {column} of {table} looks secret, is excluded or masked, but a record needs its key",
+        hint=f'Let it through with allow = ["{column}"], or send it as hash = ["{column}"], under source.tables',
+    )
+
+
+def _fails(render: Callable[[Any], bytes], value: Any) -> bool:
+    try:
+        render(value)
+    except FAULTS:
+        return True
+    return False

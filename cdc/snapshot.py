@@ -16,8 +16,10 @@ from cdc.contract.event import Event
 from cdc.contract.position import snapshot_event_id
 from cdc.routing import clock_json, source_json
 from cdc.rows import TablePlan
+from cdc.runtime.errors import ChangeUndecodable
 from cdc.runtime.fields import quoted
 from cdc.runtime.postgres import Connection, errors
+from cdc.wal2json import fingerprint
 
 _ESCAPES = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
@@ -60,21 +62,29 @@ def read_table(connection: Connection, plan: TablePlan, on_row: Callable[[list[s
     columns = ", ".join(quoted(name) for name in plan.written())
     with errors(), closing(connection.cursor()) as cursor:
         query = f"COPY (SELECT {columns} FROM ONLY {plan.name.sql()}) TO STDOUT"  # noqa: S608  quoted identifiers
-        cursor.copy_expert(query, _Lines(on_row))
+        cursor.copy_expert(query, _Lines(on_row, plan.title))
 
 
 class _Lines:
     """The file that COPY writes to: cuts its blocks into rows."""
 
-    def __init__(self, on_row: Callable[[list[str | None]], None]) -> None:
+    def __init__(self, on_row: Callable[[list[str | None]], None], table: str = "") -> None:
         self._on_row = on_row
+        self._table = table
         self._rest = b""
 
     def write(self, block: bytes) -> int:
         *lines, self._rest = (self._rest + block).split(b"\n")
         for line in lines:
-            self._on_row(fields_of(line.decode()))
+            self._on_row(fields_of(self._decoded(line)))
         return len(block)
+
+    def _decoded(self, line: bytes) -> str:
+        try:
+            return line.decode()
+        except UnicodeDecodeError:  # a database that is not UTF8: JSON can't hold it
+            message = f"a row of {self._table} is not UTF8"
+            raise ChangeUndecodable(message, table=self._table, **fingerprint(line)) from None
 
 
 class RowEvents:

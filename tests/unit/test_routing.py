@@ -187,6 +187,35 @@ def test_a_key_that_looks_secret_is_a_fault_unless_it_is_allowed_or_hashed() -> 
     assert plan(source, SourceTable(name=USERS, hash=["token"]), secret).written() == ["token"]
 
 
+def test_a_key_of_an_old_line_that_must_not_leave_is_a_fault_too() -> None:
+    lines = Lines(relation(column("token")), mask=["email"])
+    lines.begin()
+    lines.row("I", {"id": 1, "email": "a", "token": "t"})
+    for key in ("token", "email"):
+        with pytest.raises(ConfigInvalid, match=key):
+            lines.row("U", {"id": 1, "email": "a", "token": "t"}, {key: "t"}, pk=[{"name": key}])
+
+
+def test_a_value_that_can_not_be_written_names_its_column_and_never_shows_it() -> None:
+    lines = Lines(relation(column("born", "date")))
+    lines.begin()
+    for row in ({"id": 1, "email": "a", "born": "hidden"}, {"id": 1, "email": "a", "born": 17}):
+        with pytest.raises(ChangeUndecodable, match=r"public\.users, column born") as caught:
+            lines.row("U", row, {"id": 1})
+        assert caught.value.fields == {"table": "public.users", "column": "born"}
+        assert caught.value.__cause__ is None
+    (event,) = lines.row("I", {"id": 2, "email": "b", "born": "1990-01-02"})
+    assert value(event)["transaction"]["total_order"] == 1
+
+
+def test_a_snapshot_row_that_can_not_be_written_names_its_column_and_never_shows_it() -> None:
+    planned = Lines(relation(column("born", "date"))).router._plan_of(USERS, relation(column("born", "date")))
+    with pytest.raises(ChangeUndecodable, match=r"public\.users, column born") as caught:
+        planned.snapshot_row(["1", None, "hidden"])
+    assert caught.value.fields["length_bytes"] == len("1\t\thidden")
+    assert "hidden" not in str(caught.value)
+
+
 def test_commit_times_keep_their_microseconds() -> None:
     assert microseconds("1970-01-01 00:00:01.5+00") == 1_500_000
     assert microseconds("2026-11-23 20:19:52.4647+00") % 1_000_000 == 464_700
