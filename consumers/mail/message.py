@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from email import policy
 from email.header import Header
-from email.message import EmailMessage
 from email.parser import BytesHeaderParser
 from email.utils import format_datetime, parseaddr, quote
 
@@ -25,6 +24,7 @@ from email_validator import EmailNotValidError, ValidatedEmail, validate_email
 from cdc.runtime.errors import ConfigInvalid, MailRejected
 from cdc.runtime.sections_mail import Smtp
 from consumers.delivery import digest
+from consumers.mail import mime
 
 # We check the syntax. Whether a domain takes mail is for the relay to say, which may well know `corp.local`.
 email_validator.SPECIAL_USE_DOMAIN_NAMES.clear()
@@ -43,7 +43,6 @@ _LOCAL_MAX = 64
 #: The longest that a delivery can be named: numbers of the ledger have at most 19 digits.
 _LONGEST_ID = f"{2**63 - 1}-{'f' * 10}"
 _MIME = ("MIME-Version", "Content-Type")
-_BODY = policy.SMTP.clone(cte_type="7bit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +154,7 @@ def compose(
         "Content-Language": rendered.lang,
         **_unsubscribe(unsubscribe_url),
     }
-    content = _serialise(headers, _body(rendered))
+    content = _serialise(headers, mime.alternative(_fit(rendered.text), _fit(rendered.html)))
     envelope_from = _with_delivery(sender.envelope_from, bounce)
     return Mail(envelope_from, to.recipient, message_id, content, to.needs_smtputf8)
 
@@ -211,14 +210,6 @@ def _safe(part: str, value: str) -> str:
         # A subject's may be the template's, for everyone.
         raise MailRejected(message, code="header_unsafe", part=part, users_own=part != "subject")
     return value
-
-
-def _body(rendered: Rendered) -> bytes:
-    """Write the MIME headers and both texts; what says most comes last (RFC 2046 5.1.4)."""
-    body = EmailMessage(policy=_BODY)
-    body.set_content(_fit(rendered.text))
-    body.add_alternative(_fit(rendered.html), subtype="html")
-    return body.as_bytes()
 
 
 def _fit(body: str) -> str:
