@@ -1,7 +1,7 @@
 # Everything that a developer does here. `make` alone lists it.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status demo run-cdc check test test-unit test-contract test-integration test-e2e clean
+.PHONY: help setup up down status demo run-cdc check test test-unit test-contract test-integration test-e2e bench bench-capture bench-mail clean
 
 python := build/venv/bin/python
 settings := build/local/pgherald.toml
@@ -43,6 +43,17 @@ test-unit: ## the tests of pure parts
 test-contract: ## the tests of what others rely on: envelope, templates
 test-integration: ## the tests on real servers: containers where Docker answers, else local processes
 test-e2e: ## the tests that run the commands, kill them and audit
+
+bench: bench-capture bench-mail ## both benches, one after the other; takes half an hour and wants a quiet machine
+
+bench-capture bench-mail: bench-%: setup
+	@cmp -s deploy/requirements/bench.txt build/bench/requirements.txt || { \
+	  $(python) -m pip install -q --disable-pip-version-check --require-hashes -r deploy/requirements/bench.txt && \
+	  mkdir -p build/bench && cp deploy/requirements/bench.txt build/bench/requirements.txt; }
+	@$(python) -m tests.bench.$* $(ARGS)
+
+bench-capture: ## the reader beside pg_recvlogical and Debezium, on the same rows; ARGS="--scale 0.1 --runs 1" for a look
+bench-mail: ## the mailer beside Flask-Mail and smtplib, at the same relay; ARGS="--mails 1000 --runs 1" for a look
 
 clean: ## remove build/, after stopping what runs from it
 	@$(MAKE) --no-print-directory down PURGE=1
