@@ -27,6 +27,7 @@ from consumers.ledger import DOT_S, Ledger
 from consumers.marks import Marks
 from consumers.outcome import GivenBack, LeaseLost, Outcome, Pause, Retry, Sent
 from consumers.patience import Patience
+from consumers.planning import REREADING, UNDECODABLE
 from consumers.rules import Rules
 
 #: Performs one delivery; calls its second argument right before the point of no return, more than once where something
@@ -67,7 +68,8 @@ class Deliver:
         self.wake = threading.Event()  #: set it when there may be something to claim
         self.turned_at = 0.0  #: when the loop last got through; for readiness
         self._ledger, self._marks, self._effect = ledger, marks, effect
-        self._rules, self._lanes, self._lease_s, self._stop = rules.by_name, lanes, lease_s, stop
+        self._rules = {**rules.by_name, UNDECODABLE: REREADING}
+        self._lanes, self._lease_s, self._stop = lanes, lease_s, stop
         self._begun: SimpleQueue[Delivery | None] = SimpleQueue()
         self._held: dict[int, Delivery] = {}  # claimed and not yet marked; a dict's single operations are atomic
         self._tend_at = 0.0
@@ -151,18 +153,13 @@ class Deliver:
         became: Outcome
         fatal: FatalError | None = None
         try:
-            became = Sent(self._perform(delivery, permission))
+            became = Sent(self._effect(delivery, permission))
         except Exception as exc:
             fatal = exc if isinstance(exc, FatalError) else None
             became = self._decide(exc, delivery, permission.given)
         self._finish(delivery, became)
         if fatal:
             raise fatal
-
-    def _perform(self, delivery: Delivery, about_to_send: Callable[[], None]) -> dict[str, object]:
-        if delivery.unreadable:
-            raise delivery.unreadable
-        return self._effect(delivery, about_to_send)
 
     def _decide(self, error: Exception, delivery: Delivery, sending: bool) -> Outcome:
         if not isinstance(error, ServiceError):

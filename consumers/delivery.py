@@ -43,6 +43,9 @@ class Entry:
     value: bytes
     readable: bool
     planned: Sequence[Planned]
+    #: Of a record that does not decode, all of it.
+    raw_key: bytes | None = None
+    raw_headers: Sequence[tuple[str, bytes | None]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,15 +25,11 @@ from cdc.runtime.lifecycle import Stop
 from cdc.runtime.log import get_logger
 from cdc.runtime.settings import Settings
 from consumers import journal
-from consumers.delivery import Entry, Planned
-from consumers.events import Event, Record, Undecodable, read
+from consumers.delivery import Entry
 from consumers.ledger import Ledger
-from consumers.outcome import describe
 from consumers.patience import Patience
+from consumers.planning import entry_of
 from consumers.rules import Rules
-
-#: The rule of a record that is no event: no settings can have one of this name.
-UNDECODABLE = "(undecodable)"
 
 #: A killed process's partitions are another's after six seconds, the least that brokers allow by default; a broker that
 #: was away for long is tried every two.
@@ -115,37 +111,13 @@ class Ingest:
 
     def _entries(self, records: Iterable[Any]) -> list[Entry]:
         now = datetime.now(UTC)
-        entries = (self._entry(record, now) for record in records)
-        return [entry for entry in entries if entry is not None]
-
-    def _entry(self, record: Record, now: datetime) -> Entry | None:
-        """Make of a record what the ledger keeps; None when no rule wants it."""
-        found = read(record)
-        if found is None:
-            return None
-        planned = self._plan(record, found, now)
-        if not planned:
-            return None
-        return Entry(
-            event_id=found.id,
-            topic=record.topic,
-            partition=record.partition,
-            record_offset=record.offset,
-            committed_at=found.committed_at,
-            key=found.key,
-            position=found.position,
-            value=found.value,
-            readable=isinstance(found, Event),
-            planned=planned,
-        )
-
-    def _plan(self, record: Record, found: Event | Undecodable, now: datetime) -> list[Planned]:
-        if isinstance(found, Event):
-            return self._rules.plan(found, now)
-        at = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
-        _log.error("record_undecodable", why=str(found.error), **at)
-        lane = f"{self._ledger.consumer}:{UNDECODABLE}"
-        return [Planned(UNDECODABLE, UNDECODABLE, lane, "dead", describe(found.error))]
+        entries = (entry_of(record, self._rules, self._ledger.consumer, now) for record in records)
+        found = [entry for entry in entries if entry is not None]
+        for entry in found:
+            if not entry.readable:
+                at = {"topic": entry.topic, "partition": entry.partition, "offset": entry.record_offset}
+                _log.error("record_undecodable", why=(entry.planned[0].error or {})["reason"], **at)
+        return found
 
     def _store(self, entries: Sequence[Entry]) -> None:
         """Store what a poll gave, however long the ledger is away.

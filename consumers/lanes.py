@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from cdc.runtime.sections import Rule
 from cdc.runtime.settings import Settings
+from consumers.planning import lane_of_undecodable
 
 #: How many deliveries of a function or a topic a process has in work; of one key it is one.
 TARGET_CONNECTIONS = 4
@@ -100,7 +101,8 @@ def of(settings: Settings, consumer: str, now_s: float) -> Lanes:
         others += [Lane(f"service:{name}", service.connections, service.rate) for name, service in services]
         others.append(Lane("service:(plans)", 1))  # where rules could not tell which services
     workers = mailers + sum(lane.connections for lane in others)
-    return Lanes([*mails, *others], workers=workers, ahead=mailers, now_s=now_s)
+    reread = Lane(lane_of_undecodable(consumer), 1)
+    return Lanes([*mails, *others, reread], workers=workers, ahead=mailers, now_s=now_s)
 
 
 def owners(settings: Settings) -> dict[str, str]:

@@ -21,6 +21,7 @@ from cdc.runtime.errors import EnvelopeInvalid, ServiceError
 from cdc.runtime.log import get_logger
 from consumers import breaker, queries
 from consumers.delivery import Delivery, Entry, Leased, Mark, Planned
+from consumers.events import Record
 from consumers.outcome import GivenBack, Outcome, Pause, Skipped
 
 __all__ = ["Delivery", "Ledger"]
@@ -42,6 +43,8 @@ _NO_ENVELOPE = Envelope("c", Source("", 0, "", ""))
 
 #: How many events one transaction of the retention looks at: storing waits for it.
 _RETIRED = 500
+
+_headers = msgspec.json.Decoder(list[tuple[str, bytes | None]])
 
 #: A lane and a key.
 Queue = tuple[str, str | None]
@@ -107,6 +110,11 @@ class Ledger:
                 raise
             return False
         return True
+
+    def record(self, event_id: str) -> Record | None:
+        """Give a record that did not decode, as Kafka gave it; None when it has left."""
+        rows = self._run("record", {"event_id": event_id})
+        return _record(rows[0]) if rows else None
 
     def unfinished(self) -> int:
         """Count the unfinished deliveries of this consumer."""
@@ -268,7 +276,23 @@ def _event_columns(entries: Sequence[tuple[Entry, bool]]) -> dict[str, object]:
         "committed": [entry.committed_at for entry, _ in entries],
         "envelopes": [entry.value.decode() if as_json else None for entry, as_json in entries],
         "raws": [None if as_json else entry.value for entry, as_json in entries],
+        "raw_keys": [entry.raw_key for entry, _ in entries],
+        "raw_headers": [_header_json(entry) for entry, _ in entries],
     }
+
+
+def _header_json(entry: Entry) -> str | None:
+    """Write headers as JSON: a name may be any text but a NUL, which no jsonb holds; values are bytes, so base64."""
+    if entry.raw_headers is None:
+        return None
+    return msgspec.json.encode([(_fit(name), value) for name, value in entry.raw_headers]).decode()
+
+
+def _record(row: Sequence[Any]) -> Record:
+    topic, partition, offset, committed_at, key, raw, headers = row
+    known = _headers.decode(headers) if headers else []
+    stamp_ms = int(committed_at.timestamp() * 1000)
+    return Record(topic, partition, offset, stamp_ms, None if key is None else bytes(key), bytes(raw), known)
 
 
 def _delivery_columns(rows: Sequence[tuple[Entry, Planned]]) -> dict[str, object]:

@@ -22,12 +22,16 @@ FROM (
 -- name: store_events
 -- Sorted: several consumers insert the same events at the same time, and wait for each other at equal ids. No commit is
 -- in the future, whatever a record says: retention counts from it.
-INSERT INTO pgherald.event (event_id, topic, partition, record_offset, committed_at, envelope, raw)
-SELECT event_id, topic, partition, record_offset, least(committed_at, clock_timestamp()), envelope::jsonb, raw
+INSERT INTO pgherald.event (
+    event_id, topic, partition, record_offset, committed_at, envelope, raw, raw_key, raw_headers
+)
+SELECT event_id, topic, partition, record_offset, least(committed_at, clock_timestamp()), envelope::jsonb, raw,
+    raw_key, raw_headers::jsonb
 FROM unnest(
     %(event_ids)s::text[], %(topics)s::text[], %(partitions)s::integer[], %(offsets)s::bigint[],
-    %(committed)s::timestamptz[], %(envelopes)s::text[], %(raws)s::bytea[]
-) AS read (event_id, topic, partition, record_offset, committed_at, envelope, raw)
+    %(committed)s::timestamptz[], %(envelopes)s::text[], %(raws)s::bytea[], %(raw_keys)s::bytea[],
+    %(raw_headers)s::text[]
+) AS read (event_id, topic, partition, record_offset, committed_at, envelope, raw, raw_key, raw_headers)
 ORDER BY event_id
 ON CONFLICT (event_id) DO NOTHING
 
@@ -64,6 +68,10 @@ FROM fresh
 ORDER BY position_lsn, position_index, rule, target
 ON CONFLICT (consumer, event_id, rule, target) DO NOTHING
 RETURNING rule, state
+
+-- name: record
+SELECT topic, partition, record_offset, committed_at, raw_key, raw, raw_headers::text
+FROM pgherald.event WHERE event_id = %(event_id)s AND raw IS NOT NULL
 
 -- name: takes_json
 SELECT %(text)s::jsonb IS NOT NULL

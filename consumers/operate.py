@@ -138,7 +138,7 @@ def replay(settings: Settings, rate: float | None, **given: Any) -> None:
         given,
         change,
         done="{count} are pending again; they run out of order: later events of their users may have been delivered",
-        left="{left} stay as they are: they changed meanwhile, their event has left, or they never were deliveries",
+        left="{left} stay as they are: they changed meanwhile, or their event has left",
     )
 
 

@@ -50,13 +50,13 @@ SELECT id, was FROM changed
 
 -- name: replay
 -- The same row again. It may run after later events of its key: order is by position among what is unfinished.
--- Where no order is (no key) it is a head at once; else it waits for the queue's head, or is promoted. A target in
--- brackets is none: an undecodable record, a plan that settings do not know. Without its payload nothing can be made.
+-- Where no order is (no key) it is a head at once; else it waits for the queue's head, or is promoted. Without
+-- its payload nothing can be made.
 WITH chosen AS (
     SELECT id, state, row_number() OVER (ORDER BY id) AS turn
     FROM (
         SELECT id, state FROM pgherald.delivery
-        WHERE id = ANY (%(ids)s) AND state = ANY (%(states)s) AND finished_at IS NOT NULL AND left(target, 1) <> '('
+        WHERE id = ANY (%(ids)s) AND state = ANY (%(states)s) AND finished_at IS NOT NULL
             AND EXISTS (SELECT FROM pgherald.event WHERE event.event_id = delivery.event_id)
         ORDER BY id
         FOR UPDATE

@@ -28,6 +28,7 @@ from consumers.ledger import Ledger
 from consumers.marks import Marks
 from consumers.migrations import migrate
 from consumers.patience import Patience
+from consumers.reread import Reread
 from consumers.rules import Rules
 
 _MEASURE_S = 15.0
@@ -87,6 +88,7 @@ def _run(settings: Settings, name: str, rules: Rules, effect: ClosableEffect, st
     worker = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
     open_ledger = partial(Ledger, settings.ledger_dsn, name, worker)
     marks = Marks(open_ledger())
+    effect = Reread(rules, open_ledger(), effect)
     open_lanes = lanes.of(settings, name, time.monotonic())
     lease_s = settings.consume.lease.total_seconds()
     deliver = Deliver(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import CommitFailedError, NoOffsetForPartitionError
 
 from cdc.runtime import kafka as runtime_kafka
@@ -197,6 +198,33 @@ def test_a_record_that_does_not_decode_is_kept_and_the_next_flows(
     assert [row[0] for row in rows] == [f"{topic.name}:0:{offset}" for offset in range(4)]
     assert {row[1:5] for row in rows} == {("(undecodable)", "dead", "EnvelopeInvalid", True)}
     assert [row[5] for row in rows] == [3, len(good["value"]), len(good["value"]), 900_000]
+    with closing(Ledger(database.dsn, "mail", "test")) as ledger:
+        kept = [ledger.record(row[0]) for row in rows]
+    assert [(each.key, each.value, each.headers) for each in kept if each] == [
+        (record["key"], record["value"], record.get("headers", [])) for record in bad
+    ]
+
+
+def test_a_record_of_ten_megabytes_is_kept_or_planned_and_the_next_flows(
+    settings: Settings, topic: Topic, read: Read, database: Database
+) -> None:
+    wide_topic(settings, topic.name)
+    large = b"x" * 10_000_000
+    event = topic.event("large", after={"bio": large.decode()})
+    topic.publish({"key": b"k", "value": large, "partition": 0}, event | {"partition": 0})
+    topic.register("ada")
+    read(settings)
+    until_stored(database, 3, 60)
+    rows = database.execute("SELECT rule, state FROM pgherald.delivery")
+    assert sorted(rows) == [("(undecodable)", "dead"), ("welcome", "pending"), ("welcome", "pending")]
+    sizes = "SELECT length(raw), length(envelope->'after'->>'bio') FROM pgherald.event ORDER BY record_offset, topic"
+    assert {(10_000_000, None), (None, 10_000_000)} <= set(database.execute(sizes))
+
+
+def wide_topic(settings: Settings, name: str) -> None:
+    """Let the topic take records of up to 20 MB."""
+    with closing(KafkaAdminClient(bootstrap_servers=settings.kafka.bootstrap_servers)) as admin:
+        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, {"max.message.bytes": "20000000"})])
 
 
 def test_values_that_jsonb_cannot_hold_are_delivered_too(

@@ -20,6 +20,7 @@ TABLES = "SELECT table_name FROM information_schema.tables WHERE table_schema = 
 COLUMNS = "SELECT column_name FROM information_schema.columns WHERE table_schema = 'pgherald' AND table_name = %s"
 ALL = sorted(path.stem for path in migrations.FOLDER.glob("[0-9]*.sql"))
 EVENT = {"event_id", "topic", "partition", "record_offset", "committed_at", "envelope", "raw"}
+RECORD = {"raw_key", "raw_headers"}
 DELIVERY = set(
     "id consumer event_id rule target lane key position_lsn position_index head state attempt due_at leased_until"
     " leased_by created_at sent_at finished_at replays result error".split()
@@ -29,7 +30,7 @@ DELIVERY = set(
 def test_the_tables_are_those_of_the_design(database: Database) -> None:
     assert migrate(database.dsn) == ALL
     assert {("delivery",), ("event",), ("lane",), ("migration",), ("operation",)} <= set(database.execute(TABLES))
-    assert {name for (name,) in database.execute(COLUMNS, ("event",))} == EVENT
+    assert {name for (name,) in database.execute(COLUMNS, ("event",))} == EVENT | RECORD
     assert {name for (name,) in database.execute(COLUMNS, ("delivery",))} == DELIVERY
 
 

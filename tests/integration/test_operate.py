@@ -169,12 +169,15 @@ def test_a_rate_spreads_what_becomes_due(kept: Ledger, settings: Path, database:
     assert database.execute(spread) == [(4,)]
 
 
-def test_what_was_never_a_delivery_is_not_replayed(kept: Ledger, settings: Path, database: Database) -> None:
+def test_a_record_that_did_not_decode_is_replayed_like_any_dead_letter(
+    kept: Ledger, settings: Path, database: Database
+) -> None:
     undecodable = Planned("(undecodable)", "(undecodable)", "mail:(undecodable)", "dead", REFUSED)
     kept.store([entry(1, planned=[undecodable])])
-    result = run(deliveries, settings, "replay", "--state", "dead")
-    assert "1 stay as they are" in result.output
-    assert states(database) == {1: "dead"}
+    run(deliveries, settings, "replay", "--rule", "(undecodable)")
+    assert states(database) == {1: "pending"}
+    ((replayed,),) = database.execute("SELECT replays FROM pgherald.delivery")
+    assert replayed == 1
 
 
 def test_cancel_ends_what_is_pending_and_lets_the_next_come(kept: Ledger, settings: Path, database: Database) -> None:

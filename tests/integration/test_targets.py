@@ -76,7 +76,7 @@ def ended(database: Database) -> dict[str, tuple[str, int, str | None]]:
     rows = database.execute(
         "SELECT key, state, attempt, error->>'reason' FROM pgherald.delivery WHERE finished_at IS NOT NULL"
     )
-    return {json.loads(key)["id"]: (state, attempt, reason) for key, state, attempt, reason in rows}
+    return {key and json.loads(key)["id"]: (state, attempt, reason) for key, state, attempt, reason in rows}
 
 
 def test_a_function_is_told_who_what_and_under_which_identity(given: Given, database: Database) -> None:
@@ -134,6 +134,29 @@ def test_commands_come_in_the_order_of_their_key_with_their_identity(
     known = database.execute("SELECT result->>'identity', event_id FROM pgherald.delivery")
     headers = [{key: value.decode() for key, value in record.headers} for record in records]
     assert {(each["pgherald-delivery-id"], each["pgherald-event-id"]) for each in headers} == set(known)
+
+
+def test_a_record_that_did_not_decode_is_read_again_when_it_is_replayed(
+    given: Given, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = given("tests.support.functions:remember", max_age="1s")
+    functions.calls.clear()
+    topic = Topic(settings)
+    good = topic.event("ada")
+    later = [(key, b"2" if key == "pgherald-schema" else value) for key, value in good["headers"]]
+    topic.publish(good | {"headers": later}, {"key": b"\xff", "value": b"\x00"})
+    replay = "UPDATE pgherald.delivery SET state = 'pending', head = true, attempt = 0, finished_at = NULL, replays = 1"
+    outcomes = "SELECT rule, state, attempt, error->>'class' FROM pgherald.delivery ORDER BY id"
+    with consuming(settings):
+        until(lambda: len(ended(database)) == 2, 30, "both dead letters")
+        database.execute(f"{replay} WHERE state = 'dead'")
+        dead = ("(undecodable)", "dead", 1, "EnvelopeInvalid")
+        until(lambda: database.execute(outcomes) == [dead, dead], 30, "both to be dead again")
+        monkeypatch.setattr("cdc.contract.envelope.SCHEMA_VERSION", b"2")  # as an upgrade does
+        database.execute(f"{replay} WHERE state = 'dead'")
+        sent = [("(undecodable)", "sent", 1, None), dead, ("tell", "sent", 1, None)]
+        until(lambda: database.execute(outcomes) == sent, 30, "the one that can be read now")
+    assert [call.after for call in functions.calls] == [{"id": "ada", "email": "ada@example.org"}]
 
 
 def delivery(after: dict[str, Any]) -> Delivery:

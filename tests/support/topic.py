@@ -16,7 +16,11 @@ class Topic:
     def __init__(self, settings: Settings) -> None:
         self.name = f"{settings.source.name}.public.users"
         self.source = settings.source.name
-        options = {"bootstrap.servers": settings.kafka.bootstrap_servers, "transactional.id": settings.source.name}
+        options = {
+            "bootstrap.servers": settings.kafka.bootstrap_servers,
+            "transactional.id": settings.source.name,
+            "message.max.bytes": 20_000_000,
+        }
         self._producer = Producer(options)
         self._producer.init_transactions(30)
         self._lsn = 0
