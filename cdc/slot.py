@@ -29,6 +29,8 @@ WAL_SENDER_TIMEOUT_S = 30
 _FEEDBACK_EVERY_S = 2.0
 #: Confirming late is cheap (lines are skipped after a crash), and makes draining rare.
 _CONFIRM_EVERY_S = 1.0
+#: Nothing came for so long: over a line that went silent the server has given us up by now, and the slot with us.
+_SILENCE_S = WAL_SENDER_TIMEOUT_S + 5.0
 #: Types and tables of the user are named with their schema, whatever the role's search_path is.
 _PINNED = {**SESSION, "search_path": "pg_catalog", "client_encoding": "UTF8"}
 
@@ -53,6 +55,7 @@ class Slot:
     def __init__(self, dsn: str, name: str) -> None:
         self.name = name
         self.checkpoint = Checkpoint()
+        self._dsn = dsn
         self._connection = postgres.connect(
             dsn,
             application_name=f"pgherald capture {name}",
@@ -61,7 +64,8 @@ class Slot:
         )
         self._cursor = cast(extras.ReplicationCursor, self._connection.cursor())
         self._streaming = False
-        self._confirmed_at = self._fed_back_at = time.monotonic()
+        self._confirmed_at = self._fed_back_at = self._heard_at = time.monotonic()
+        self._heard = False
 
     def close(self) -> None:
         """Give the slot free."""
@@ -125,6 +129,7 @@ class Slot:
             message = self._cursor.read_message()
         if message is None:
             return None
+        self._heard = True
         self.checkpoint.read(message.data_start)
         return message.payload, message.data_start
 
@@ -140,6 +145,11 @@ class Slot:
         if not self._streaming:
             return
         clock = time.monotonic()
+        if self._heard:
+            self._heard, self._heard_at = False, clock
+        elif clock - self._heard_at >= _SILENCE_S:
+            self._ask_who_holds_it()
+            self._heard_at = clock
         due = now or clock - self._confirmed_at >= _CONFIRM_EVERY_S
         if due and self.checkpoint.safe_lsn() > self.checkpoint.confirmed_lsn:
             self._send(self.checkpoint.safe_lsn())
@@ -150,6 +160,17 @@ class Slot:
     def feed_back(self) -> None:
         """Tell the server that we live, without confirming anything new. Never asks for a reply: see Checkpoint."""
         self._send(self.checkpoint.confirmed_lsn)
+
+    def _ask_who_holds_it(self) -> None:
+        """Ask over another connection whether the slot is still ours. Raises ConnectionLost when it is not.
+
+        TCP alone does not tell: a proxy or a load balancer acknowledges what it never passes on. And silence alone is
+        no fault: nobody may be writing, or a transaction that does not concern us takes its time to decode.
+        """
+        with closing(postgres.connect(self._dsn, application_name=f"pgherald capture {self.name}")) as connection:
+            held_by = active_pid(connection, self.name)
+        if held_by != self._connection.info.backend_pid:
+            raise ConnectionLost("the line to PostgreSQL went silent, and the server gave the slot free")
 
     def _send(self, lsn: int) -> None:
         self.checkpoint.confirm(lsn)
@@ -186,7 +207,12 @@ def exists(connection: postgres.Connection, name: str) -> bool:
 
 def is_active(connection: postgres.Connection, name: str) -> bool:
     """Tell whether a process reads the slot now."""
+    return active_pid(connection, name) is not None
+
+
+def active_pid(connection: postgres.Connection, name: str) -> int | None:
+    """Give the server's process through which the slot is read now."""
     with postgres.errors(), closing(connection.cursor()) as cursor:
-        cursor.execute("SELECT active FROM pg_replication_slots WHERE slot_name = %s", (name,))
+        cursor.execute("SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s", (name,))
         row = cursor.fetchone()
-    return bool(row and row[0])
+    return row[0] if row else None
