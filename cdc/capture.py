@@ -192,13 +192,17 @@ def run(settings: Settings, stop: Stop, skip: str | None = None) -> None:
     attempt = 0
     standby = False
     while not stop.requested:
-        began_at = time.monotonic()
         try:
             with ExitStack() as opened:
                 slot, publisher, router, resume = open_session(settings, opened, stop)
                 _log.info("streaming", slot=slot.name, lsn=resume.position.lsn, index=resume.position.index)
                 standby, streaming = False, True
-                Stream(slot, publisher, router, resume, skip).run(stop)
+                began = resume.position
+                try:
+                    Stream(slot, publisher, router, resume, skip).run(stop)
+                finally:
+                    # What got through shows that the faults before it are over: the next one is a first again.
+                    attempt = 0 if resume.position > began else attempt
         except Stopped:
             return
         except SlotInUse:
@@ -207,7 +211,7 @@ def run(settings: Settings, stop: Stop, skip: str | None = None) -> None:
             standby = True
             stop.wait(_STANDBY_EVERY_S)
         except RetryableError as exc:
-            attempt = 1 if time.monotonic() - began_at > 60 else attempt + 1
+            attempt += 1
             wait_s = delay_s(attempt, 0.2, 10.0, random.random())  # noqa: S311  no secret
             _log.warning("trying_again", error=str(exc), attempt=attempt, wait_s=round(wait_s, 2))
             stop.wait(wait_s)

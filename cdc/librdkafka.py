@@ -24,7 +24,7 @@ REFUSED = (
 
 def options(kafka: Kafka) -> dict[str, Any]:
     """Say how a client connects. TLS is verified: librdkafka checks the chain and the host name by default."""
-    given = {
+    given: dict[str, Any] = {
         "bootstrap.servers": kafka.bootstrap_servers,
         "client.id": "pgherald-capture",
         "security.protocol": kafka.security_protocol,
@@ -34,6 +34,7 @@ def options(kafka: Kafka) -> dict[str, Any]:
         "sasl.mechanism": kafka.sasl_mechanism,
         "sasl.username": kafka.sasl_username,
         "sasl.password": kafka.sasl_password.get_secret_value() if kafka.sasl_password else "",
+        "reconnect.backoff.max.ms": 1000,  # a broker that is back is not waited for; by default it can be 10 s
         "log_level": 0,  # what matters comes as an error; the rest would repeat every second
     }
     return {name: value for name, value in given.items() if value not in ("", None)}
