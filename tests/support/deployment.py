@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,11 +43,13 @@ class Record:
 class Running:
     """A command of pgherald as a process, with its log."""
 
-    def __init__(self, arguments: list[str], log: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, arguments: list[str], log: Path, environment: Mapping[str, str], module: str = "cdc.runtime.cli"
+    ) -> None:
         self.log = log
         with log.open("ab") as out:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "cdc.runtime.cli", *arguments],
+                [sys.executable, "-m", module, *arguments],
                 stdout=out,
                 stderr=out,
                 stdin=subprocess.DEVNULL,
@@ -68,6 +70,25 @@ class Running:
             return True
         assert self.running, f"ended with {self._process.returncode}: {self.log.read_text()[-2000:]}"
         return False
+
+    def count(self, event: str) -> int:
+        """How often the log holds an event."""
+        return self.log.read_text().count(f'"event":"{event}"')
+
+    def last(self, *events: str) -> str | None:
+        """Which of these events the log holds last."""
+        text = self.log.read_text()
+        places = {text.rfind(f'"event":"{event}"'): event for event in events}
+        return places[max(places)] if max(places) >= 0 else None
+
+    @property
+    def peak_kb(self) -> int:
+        """The most memory that it ever had resident; 0 when it is gone."""
+        try:
+            status = Path(f"/proc/{self.pid}/status").read_text()
+        except OSError:
+            return 0
+        return int(status.partition("VmHWM:")[2].split()[0]) if "VmHWM:" in status else 0
 
     def kill(self) -> None:
         self._process.kill()
@@ -102,7 +123,7 @@ class Deployment:
     _processes: list[Running] = field(default_factory=list)
 
     def __enter__(self) -> Deployment:
-        self.folder.mkdir(exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         self.write()
         return self
 
@@ -135,6 +156,15 @@ class Deployment:
         self._processes.append(process)
         return process
 
+    def dying(self, moment: str, armed: Path) -> Running:
+        """Start a reader that kills itself at a moment (tests.support.dying), and wait until it streams."""
+        log = self.folder / f"dying-{len(self._processes)}.log"
+        arguments = [moment, str(armed), "capture", "--config", str(self.path)]
+        process = Running(arguments, log, {}, "tests.support.dying")
+        self._processes.append(process)
+        until(lambda: process.said("streaming"), 30, "capture to stream")
+        return process
+
     def capture(self, *arguments: str) -> Running:
         """Start the reader and wait until it streams."""
         process = self.start("capture", *arguments)
@@ -164,7 +194,14 @@ class Deployment:
 
     def records(self, table: str = "public.users") -> list[Record]:
         """Read everything that is committed in a table's topic, by partition and offset."""
-        return [_record(record) for record in committed(self.kafka.bootstrap, self.topic(table))]
+        return list(self.stream(table))
+
+    def stream(self, table: str) -> Iterator[Record]:
+        """Read a table's topic record by record."""
+        return self.stream_topic(self.topic(table))
+
+    def stream_topic(self, topic: str) -> Iterator[Record]:
+        return (_record(record) for record in committed(self.kafka.bootstrap, topic))
 
     def events(self, table: str = "public.users") -> list[Record]:
         """Read the table's records that are no tombstones."""

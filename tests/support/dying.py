@@ -1,0 +1,51 @@
+"""A command of pgherald that kills itself at a moment which kills from outside hit too seldom.
+
+    python -m tests.support.dying MOMENT FILE capture --config ...
+
+It dies (SIGKILL) when it comes to the moment for the first time after FILE is there. Moments: `produced` (events are on
+the broker, their transaction is open), `committed` (it is not, and the slot does not know), `confirmed` (it knows).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import Producer
+
+from cdc import publisher, slot
+from cdc.runtime import cli
+
+
+def main() -> None:
+    moment, armed = sys.argv.pop(1), Path(sys.argv.pop(1))
+
+    def die_at(here: str) -> None:
+        if here == moment and armed.exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    class Dying(Producer):
+        def commit_transaction(self, *given: Any) -> None:
+            if armed.exists():
+                self.flush()
+            die_at("produced")
+            super().commit_transaction(*given)
+            die_at("committed")
+
+    class Telling(slot.Slot):
+        def confirm(self, *, now: bool = False) -> None:
+            before = self.checkpoint.confirmed_lsn
+            super().confirm(now=now)
+            if self.checkpoint.confirmed_lsn > before:
+                die_at("confirmed")
+
+    # before the command imports what uses them
+    vars(publisher)["Producer"], vars(slot)["Slot"] = Dying, Telling
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()
