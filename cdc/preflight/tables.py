@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cdc import catalog
+from cdc.preflight import filters
 from cdc.preflight.ask import one
 from cdc.relation import Relation
 from cdc.rows import plan
@@ -33,6 +34,8 @@ def look(connection: postgres.Connection, settings: Settings, table: SourceTable
     left_out = ", ".join(sorted(set(planned.columns) - set(planned.written()))) or "none"
     yield Finding("ok", f"{name} is captured; columns that stay home: {left_out}")
     yield from _identity(settings, relation, planned.written())
+    yield from filters.unknown_columns(table, relation)
+    yield from filters.lost_numbers(connection, relation, planned)
 
 
 def _identity(settings: Settings, relation: Relation, written: list[str]) -> Iterator[Finding]:

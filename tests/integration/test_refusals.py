@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -171,3 +172,20 @@ def test_a_server_that_refuses_the_plugin_gets_the_statement(deployment: Deploym
 
 def _plugins(database: Database) -> str:
     return str(database.execute("SHOW output_plugin_libraries")[0][0])
+
+
+def test_numbers_that_would_be_lost_and_columns_that_are_not_there_are_warned_of(deployment: Deployment) -> None:
+    deployment.database.execute(
+        "CREATE DOMAIN price AS numeric; ALTER TABLE users ADD score real, ADD balance numeric(12,2), ADD age numeric, "
+        'ADD prices numeric[], ADD price price, ADD "Höhe" numeric, ADD secret_score real, ADD n int'
+    )
+    deployment.database.execute("ALTER TABLE users ADD CHECK (age BETWEEN 0 AND 200), ADD CHECK (balance <> 'NaN')")
+    text = deployment.path.read_text()
+    deployment.path.write_text(text.replace("name = 'users'\n", "name = 'users'\nexclude = ['scroe']\n"))
+    found = deployment.run("preflight")
+    assert found.returncode == 0
+    assert "NaN and infinite numbers in score, Höhe would arrive as null" in found.stdout
+    assert "has no column scroe" in found.stdout
+    (remedy,) = re.findall(r"ALTER TABLE .* ADD CHECK .*;", found.stdout)
+    deployment.database.execute(remedy)
+    assert "would arrive as null" not in deployment.run("preflight").stdout
