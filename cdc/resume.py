@@ -104,8 +104,9 @@ def check(record: PositionRecord, cluster: Cluster, options: str, *, slot_exists
     if not slot_exists and record.snapshot.state != "creating":
         raise SlotLost(f"the slot is gone, though it was read before{_failed_over(record, cluster)}", hint=RECOVER)
     if record.options != options and not record.complete:
-        hint = "Run once with the old source.tables until the log says `streaming` and the backlog is read"
-        raise PositionMismatch("source.tables changed in the middle of a transaction", hint=hint)
+        hint = "Run once with the old settings until the log says `streaming` and the backlog is read"
+        changed = "source.tables or source.skip_origins"
+        raise PositionMismatch(f"{changed} changed in the middle of a transaction", hint=hint)
 
 
 def _history_fault(record: PositionRecord, cluster: Cluster) -> str:

@@ -10,6 +10,7 @@ import base64
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 
 import msgspec
 
@@ -43,6 +44,8 @@ class _Transaction:
 
     xid: int
     commit_us: int
+    #: The name of the replication origin that it was written under, as JSON.
+    origin: bytes
     #: The commit before it, which Debezium writes into `source.sequence`.
     previous_lsn: int | None
     first_lsn: int | None = None
@@ -70,12 +73,14 @@ class Router:
         epoch: int,
         plan_of: Callable[[TableName, Relation | None], TablePlan],
         reread: Callable[[TableName], Relation | None],
+        origin_name: Callable[[int], str | None] = lambda _id: None,
     ) -> None:
         self._name = name
         self._database = database
         self._epoch = epoch
         self._plan_of = plan_of
         self._reread = reread
+        self._origin_name = cache(origin_name)
         self._plans: dict[tuple[str, str], TablePlan] = {}
         self._open: _Transaction | None = None
         self._last_commit_lsn: int | None = None
@@ -96,7 +101,8 @@ class Router:
             except FAULTS:
                 raise self._plan(change).unwritable(change) from None  # not `from` it: its text shows the value
         if isinstance(change, Begin):
-            self._open = _Transaction(change.xid, microseconds(change.timestamp), self._last_commit_lsn)
+            origin = _json(self._origin_name(change.origin)) if change.origin else b"null"
+            self._open = _Transaction(change.xid, microseconds(change.timestamp), origin, self._last_commit_lsn)
         elif isinstance(change, Commit):
             self._last_commit_lsn = parse_lsn(change.nextlsn)
             self._open = None
@@ -194,6 +200,7 @@ class Router:
             snapshot="false",
             sequence=(previous, lsn),
             xid=opened.xid if opened else None,
+            origin=opened.origin if opened else b"null",
         )
 
     def _order(self, title: str, lsn: int) -> bytes:
@@ -226,6 +233,7 @@ class Router:
             snapshot="false",
             sequence=(inside.previous_lsn if inside else self._last_commit_lsn, lsn),
             xid=inside.xid if inside else None,
+            origin=inside.origin if inside else b"null",
         )
         content = base64.b64encode(change.content.encode()).decode()
         value = b'{"op":"m","ts_ms":%d,"source":%b,"transaction":%b,"message":%b}' % (
@@ -262,13 +270,14 @@ def source_json(
     snapshot: str,
     sequence: tuple[int | None, int],
     xid: int | None,
+    origin: bytes = b"null",
 ) -> bytes:
-    """Write the envelope's `source`; `tail` is the rendered schema and table."""
+    """Write the envelope's `source`; `tail` is the rendered schema and table. wal2json tells no origin_lsn."""
     previous, lsn = sequence
     order = f'["{previous}","{lsn}"]' if previous is not None else f'[null,"{lsn}"]'
     return (
         b'{"version":"%b","connector":"postgresql","name":%b,"ts_ms":%d,"snapshot":"%b","db":%b,"sequence":%b,'
-        b'"ts_us":%d,"ts_ns":%d,%b,"txId":%b,"lsn":%d,"xmin":null,"origin":null,"origin_lsn":null}'
+        b'"ts_us":%d,"ts_ns":%d,%b,"txId":%b,"lsn":%d,"xmin":null,"origin":%b,"origin_lsn":null}'
     ) % (
         __version__.encode(),
         _json(name),
@@ -281,4 +290,5 @@ def source_json(
         tail,
         b"null" if xid is None else b"%d" % xid,
         lsn,
+        origin,
     )

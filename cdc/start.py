@@ -7,7 +7,7 @@ from contextlib import ExitStack, closing
 
 import msgspec
 
-from cdc import catalog, positions, resume, slot, snapshot
+from cdc import catalog, origins, positions, resume, slot, snapshot
 from cdc.contract.event import Event
 from cdc.contract.position import SnapshotState, format_lsn
 from cdc.contract.topics import positions_topic
@@ -36,7 +36,8 @@ _COMMIT_AGE_S = 1.0
 def slot_options(settings: Settings) -> dict[str, str]:
     """Give wal2json's options, with the captured tables as its filter wants them written."""
     tables = ",".join(f"{_filtered(t.name.schema)}.{_filtered(t.name.table)}" for t in settings.source.tables)
-    return {**OPTIONS, "add-tables": tables}
+    names = sorted(settings.source.skip_origins)
+    return {**OPTIONS, "add-tables": tables, **({origins.FILTER: ",".join(names)} if names else {})}
 
 
 def _filtered(identifier: str) -> str:
@@ -72,7 +73,7 @@ def open_session(settings: Settings, opened: ExitStack, stop: Stop) -> tuple[Slo
         # The exported snapshot ends with the next replication command: take it over before streaming starts.
         exported = None if slot.exists(connection, held.name) else _create(settings, held, publisher, cluster)
         xid = snapshot.begin(copying, exported.snapshot_name) if exported else None
-        held.start(options)
+        held.start(origins.resolved(options, connection, settings.source.skip_origins))
         _tell(plans)
         publisher.fence()
         # Only now nobody else moves the slot.
@@ -148,7 +149,14 @@ def _router(settings: Settings, connection: postgres.Connection, database: str, 
     def plan_of(name: TableName, relation: Relation | None) -> TablePlan:
         return plan(settings.source, tables[name], relation or Relation(name, (), (), full_identity=False))
 
-    return Router(settings.source.name, database, epoch, plan_of, lambda name: catalog.read_relation(connection, name))
+    return Router(
+        settings.source.name,
+        database,
+        epoch,
+        plan_of,
+        lambda name: catalog.read_relation(connection, name),
+        lambda id_: origins.name(connection, id_),
+    )
 
 
 class _Snapshot:

@@ -22,6 +22,7 @@ OPTIONS = {
     "include-xids": "1",
     "include-timestamp": "1",
     "include-pk": "1",
+    "include-origin": "1",
 }
 #: What the walsender's session is pinned to: wal2json writes values with the output functions of their types.
 SESSION = {
@@ -55,6 +56,8 @@ class Begin(msgspec.Struct, frozen=True, tag_field="action", tag="B"):
     xid: int
     timestamp: str
     nextlsn: str
+    #: The id of the replication origin that it was committed under; 0 is none.
+    origin: int = 0
 
 
 class Commit(msgspec.Struct, frozen=True, tag_field="action", tag="C"):

@@ -1,4 +1,4 @@
-"""What preflight says of what does not arrive as it is: lost numbers, columns that the settings name."""
+"""What preflight says of what does not arrive as it is: lost numbers, columns and origins that the settings name."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 
+from cdc import origins
 from cdc.relation import Column, Relation
 from cdc.rows import TablePlan
 from cdc.runtime import postgres
 from cdc.runtime.fields import quoted
 from cdc.runtime.findings import Finding
 from cdc.runtime.sections import SourceTable
+from cdc.runtime.settings import Settings
 
 #: Numbers as columns of their own: wal2json writes these as null when they are none. Arrays and domains keep them.
 _NUMBERS = ("numeric", "real", "double precision")
@@ -20,6 +22,17 @@ _CHECKS = """
     SELECT pg_get_expr(conbin, conrelid) FROM pg_constraint WHERE conrelid = %s::regclass AND contype = 'c'
     AND convalidated AND pg_get_expr(conbin, conrelid) !~ '\\y(OR|NOT|CASE)\\y'
 """
+
+
+def unknown_origins(connection: postgres.Connection, settings: Settings) -> Iterator[Finding]:
+    """Look for the replication origins that are to be left out."""
+    names = settings.source.skip_origins
+    for name in sorted(set(names) - set(origins.ids(connection, names))):
+        why = "source.skip_origins names it, and what is written under it would flow"
+        remedy = (
+            f"correct source.skip_origins, or SELECT pg_replication_origin_create('{name}') and start capture again"
+        )
+        yield Finding("warning", f"there is no replication origin {name}", why, remedy)
 
 
 def unknown_columns(table: SourceTable, relation: Relation) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg2
 
 from cdc import slot, start
-from cdc.preflight import tables
+from cdc.preflight import filters, tables
 from cdc.preflight.ask import one
 from cdc.runtime import postgres
 from cdc.runtime.findings import Finding
@@ -23,6 +23,7 @@ def source(settings: Settings) -> Iterator[Finding]:
         yield from _server(connection)
         yield from _decoding(connection, settings)
         yield from _slot(connection, settings)
+        yield from filters.unknown_origins(connection, settings)
         for table in settings.source.tables:
             yield from tables.look(connection, settings, table)
 

@@ -95,6 +95,8 @@ class Source(Section):
     snapshot: Literal["initial", "never"] = "initial"
     hash_key: SecretStr | None = None
     hash_key_file: SecretFile = None
+    #: Changes that were written under one of these replication origins are left out.
+    skip_origins: list[Annotated[str, StringConstraints(min_length=1)]] = []
     tables: Annotated[list[SourceTable], Field(min_length=1)]
 
     @model_validator(mode="after")

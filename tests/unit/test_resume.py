@@ -1,11 +1,16 @@
 """The last committed position: it only goes forward, and it must belong to the slot."""
 
 import pytest
+from pydantic import SecretStr
 
 from cdc.contract.position import Position, PositionRecord, SnapshotState, Witness, decode_record
 from cdc.relation import Cluster, read_history
 from cdc.resume import Resume, check, first_record, hash_of
 from cdc.runtime.errors import EnvelopeInvalid, PositionMismatch, SlotLost
+from cdc.runtime.fields import TableName
+from cdc.runtime.sections import Kafka, Source, SourceTable
+from cdc.runtime.settings import Settings
+from cdc.start import slot_options
 
 #: It left timeline 1 at 90.
 HERE = Cluster("7711", 2, "shop", end_lsn=1000, left_lsn={1: 90})
@@ -97,3 +102,13 @@ def test_options_have_one_hash_whatever_their_order() -> None:
 def test_what_is_no_position_record_is_refused() -> None:
     with pytest.raises(EnvelopeInvalid):
         decode_record(b"{}")
+
+
+def test_the_origins_that_are_left_out_are_part_of_the_options_by_name() -> None:
+    def options(*names: str) -> str:
+        table = SourceTable(name=TableName("public", "users"))
+        source = Source(name="x", dsn=SecretStr("x"), tables=[table], skip_origins=list(names))
+        return hash_of(slot_options(Settings(source=source, kafka=Kafka(bootstrap_servers="127.0.0.1:9092"))))
+
+    assert options("a", "b") == options("b", "a")
+    assert len({options(), options("a"), options("a", "b")}) == 3

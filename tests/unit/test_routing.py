@@ -42,7 +42,7 @@ class Lines:
         def plan_of(name: TableName, found: Relation | None) -> TablePlan:
             return plan(self.source, said, found or Relation(name, (), (), full_identity=False))
 
-        self.router = Router("shop", "db", 1, plan_of, self._reread)
+        self.router = Router("shop", "db", 1, plan_of, self._reread, {3: "away"}.get)
         self.lsn = 100
         self.index = 0
 
@@ -55,9 +55,9 @@ class Lines:
         change = wal2json.decode(json.dumps(line).encode())
         return self.router.events(change, Position(self.lsn, self.index), 1_700_000_000_123_456_789)
 
-    def begin(self) -> None:
+    def begin(self, **more: Any) -> None:
         self.index = -1
-        self.feed(action="B", xid=7, timestamp="2026-11-23 20:19:52.461147+00", nextlsn="0/64")
+        self.feed(action="B", xid=7, timestamp="2026-11-23 20:19:52.461147+00", nextlsn="0/64", **more)
 
     def commit(self) -> None:
         self.feed(action="C", xid=7, nextlsn="0/64")
@@ -136,6 +136,16 @@ def test_order_numbers_and_the_notify_flag_last_to_the_end_of_the_transaction() 
     assert ["pgherald-notify" in dict(event.headers) for event in (first, second, third)] == [False, True, False]
     assert [value(event)["transaction"]["total_order"] for event in (first, second, third)] == [1, 2, 1]
     assert value(third)["source"]["sequence"] == '["100","80"]'
+
+
+def test_the_origin_of_a_transaction_is_named_in_its_events_and_messages() -> None:
+    lines = Lines()
+    message = {"action": "M", "lsn": "0/51", "transactional": True, "prefix": "app", "content": "x"}
+    for id_, name in ((0, None), (3, "away"), (4, None)):  # 4 was dropped
+        lines.begin(origin=id_)
+        events = [*lines.row("I", {"id": 1, "email": None}), *lines.feed(**message)]
+        assert [value(event)["source"]["origin"] for event in events] == [name, name]
+        lines.commit()
 
 
 @pytest.mark.parametrize("content", ['{"notify": true}', '{"notify": 0}', "[]", "not json", "{}"])
