@@ -32,7 +32,16 @@ _CONFIRM_EVERY_S = 1.0
 #: Nothing came for so long: over a line that went silent the server has given us up by now, and the slot with us.
 _SILENCE_S = WAL_SENDER_TIMEOUT_S + 5.0
 #: Types and tables of the user are named with their schema, whatever the role's search_path is.
-_PINNED = {**SESSION, "search_path": "pg_catalog", "client_encoding": "UTF8"}
+_PINNED = {
+    **SESSION,
+    "search_path": "pg_catalog",
+    "client_encoding": "UTF8",
+    # What a role or database sets for its web requests would cut a snapshot short ...
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    # ... and row security would leave rows out of it in silence: this makes it an error.
+    "row_security": "off",
+}
 
 
 def session_options(extra: Mapping[str, str] | None = None) -> str:

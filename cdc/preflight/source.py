@@ -1,69 +1,107 @@
-"""What preflight says of the database that is read: the server, decoding, the slot."""
+"""What preflight says of the database that is read: how one gets in, the server, decoding, the slot."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from typing import Any
 
 import psycopg2
 
-from cdc import slot, start
-from cdc.preflight import filters, tables
+from cdc import measure, refusals, slot, start
+from cdc.preflight import filters, server, tables
 from cdc.preflight.ask import one
+from cdc.preflight.managed import Server
 from cdc.runtime import postgres
+from cdc.runtime.errors import ServiceError
 from cdc.runtime.findings import Finding
 from cdc.runtime.settings import Settings
+
+_MAY_REPLICATE = """
+    SELECT rolreplication OR rolsuper
+        OR EXISTS (SELECT FROM pg_roles r WHERE r.rolname = 'rds_replication' AND pg_has_role(r.oid, 'MEMBER'))
+    FROM pg_roles WHERE rolname = current_user
+"""
 
 
 def source(settings: Settings) -> Iterator[Finding]:
     """Look at the database that is read, as the role of source.dsn."""
     with closing(start.connect(settings)) as connection, postgres.errors():
         yield Finding("ok", f"PostgreSQL {one(connection, 'SHOW server_version')} answers and lets the role in")
-        yield from _server(connection)
-        yield from _decoding(connection, settings)
+        if unfit := _not_a_primary(connection):
+            yield unfit
+            return
+        found, there = _server(connection), _slot_is_there(connection, settings)
+        slots = one(connection, "SELECT count(*) FROM pg_replication_slots")
+        walsenders = one(connection, "SELECT count(*) FROM pg_stat_replication")
+        yield from server.look(found, slots=slots, walsenders=walsenders, slot_exists=there)
+        yield from _decoding(connection, settings, found)
         yield from _slot(connection, settings)
         yield from filters.unknown_origins(connection, settings)
         for table in settings.source.tables:
             yield from tables.look(connection, settings, table)
 
 
-def _server(connection: postgres.Connection) -> Iterator[Finding]:
-    if (level := one(connection, "SHOW wal_level")) == "logical":
-        yield Finding("ok", "wal_level is logical")
-    else:
-        remedy = "ALTER SYSTEM SET wal_level = logical; then restart PostgreSQL"
-        yield Finding("fault", f"wal_level is {level}", "the WAL holds no rows to decode", remedy)
-    if (encoding := one(connection, "SHOW server_encoding")) != "UTF8":
-        yield Finding(
-            "fault", f"the database is {encoding}, not UTF8", "wal2json writes its bytes into JSON as they are"
-        )
-    if one(connection, "SHOW max_slot_wal_keep_size") == "-1":
-        why = "a reader that is down for long lets the WAL fill the disk"
-        remedy = "ALTER SYSTEM SET max_slot_wal_keep_size = '20GB'; SELECT pg_reload_conf(); and watch the lag"
-        yield Finding("warning", "the WAL that a slot holds back has no limit", why, remedy)
+def _not_a_primary(connection: postgres.Connection) -> Finding | None:
+    """Tell whether this is a pooler or a standby: neither has a slot to read."""
+    if connection.info.backend_pid != one(connection, "SELECT pg_backend_pid()"):
+        # A pooler gives its clients process ids of its own, whatever its name is.
+        return Finding("fault", "the dsn leads to a connection pooler", "no WAL passes there", postgres.AROUND_POOLER)
+    if one(connection, "SELECT pg_is_in_recovery()"):
+        error = refusals.in_recovery()
+        return Finding("fault", error.message, "capture waits until it is promoted", error.hint)
+    return None
 
 
-def _decoding(connection: postgres.Connection, settings: Settings) -> Iterator[Finding]:
-    """Try it: a temporary slot needs the right, the plugin, its permission and a free place, and leaves nothing."""
+def _server(connection: postgres.Connection) -> Server:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT name, setting FROM pg_settings")
+        settings = dict(cursor.fetchall())
+        cursor.execute("SELECT rolname FROM pg_roles")
+        return Server(settings, [role for (role,) in cursor])
+
+
+def _slot_is_there(connection: postgres.Connection, settings: Settings) -> bool:
+    return bool(one(connection, "SELECT 1 FROM pg_replication_slots WHERE slot_name = %s", (settings.source.slot,)))
+
+
+def _decoding(connection: postgres.Connection, settings: Settings, found: Server) -> Iterator[Finding]:
+    """Try both halves: a replication connection, and a temporary slot, which leaves nothing."""
     why = "capture reads the WAL through a slot"
-    role = one(connection, "SELECT current_user")
-    if not one(connection, "SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user"):
-        remedy = f'ALTER ROLE "{role}" REPLICATION;'
-        yield Finding("fault", f"the role {role} may not read a slot", why, remedy)
+    if not one(connection, _MAY_REPLICATE):
+        role = one(connection, "SELECT quote_ident(current_user)")
+        yield Finding("fault", f"the role {role} may not read a slot", why, found.allow_replication(role))
         return
+    try:
+        with closing(slot.Slot(settings.source.dsn.get_secret_value(), settings.source.slot)) as opened:
+            opened.identify()
+    except ServiceError as exc:
+        yield Finding("fault", exc.message, "capture streams over a replication connection", exc.hint)
+    else:
+        timeout = found.settings["wal_sender_timeout"]
+        own = f"{slot.WAL_SENDER_TIMEOUT_S}s in the reader's session ({timeout} ms elsewhere)"
+        yield Finding("ok", f"a replication connection is let in; wal_sender_timeout is {own}")
+    if found.settings["wal_level"] == "logical":
+        yield _try_plugin(connection, found, why)
+
+
+def _try_plugin(connection: postgres.Connection, found: Server, why: str) -> Finding:
+    """Make a temporary slot: that needs the right, the plugin, its permission and a free place."""
     try:
         one(connection, "SELECT pg_create_logical_replication_slot('pgherald_preflight', 'wal2json', true)")
         one(connection, "SELECT pg_drop_replication_slot('pgherald_preflight')")
+    except psycopg2.errors.ConfigurationLimitExceeded:
+        return Finding("ok", "no slot is free to try wal2json with")  # server.look says whether that matters
     except psycopg2.Error as exc:
         error = slot.cannot_create(exc)
-        yield Finding("fault", error.message, why, error.hint, fix=_plugin_fix(connection, error.hint))
-    else:
-        yield Finding("ok", "wal2json decodes for this role")
+        if postgres.ALLOW_PLUGIN not in error.hint:
+            return Finding("fault", error.message, why, error.hint)
+        remedy = found.change("output_plugin_libraries", "pgoutput, test_decoding, wal2json")
+        return Finding("fault", error.message, why, remedy, fix=_plugin_fix(connection, found))
+    return Finding("ok", "wal2json decodes for this role")
 
 
-def _plugin_fix(connection: postgres.Connection, remedy: str) -> Any:
-    if postgres.ALLOW_PLUGIN not in remedy or not one(connection, "SELECT usesuper FROM pg_user WHERE usename = user"):
+def _plugin_fix(connection: postgres.Connection, found: Server) -> Callable[[], None] | None:
+    if found.provider or not one(connection, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user"):
         return None
 
     def fix() -> None:
@@ -75,11 +113,17 @@ def _plugin_fix(connection: postgres.Connection, remedy: str) -> Any:
 
 def _slot(connection: postgres.Connection, settings: Settings) -> Iterator[Finding]:
     name = settings.source.slot
-    status = one(connection, "SELECT wal_status FROM pg_replication_slots WHERE slot_name = %s", (name,))
-    if status == "lost":
-        yield Finding("fault", f"the slot {name} is lost", "changes are missing from Kafka", "pgherald slot recover")
-    elif status == "unreserved":
-        why = "the next checkpoint may remove WAL that it needs"
-        yield Finding("warning", f"the slot {name} is about to be lost", why, "start `pgherald capture` at once")
+    try:
+        there = slot.exists(connection, name)
+    except ServiceError as exc:
+        yield Finding("fault", exc.message, "capture reads a slot of its own", exc.hint)
+        return
+    status = measure.read(settings)
+    threat = measure.danger(status)
+    if threat:
+        lost = status["wal_status"] == "lost"
+        why = "changes are missing from Kafka" if lost else "what is removed unread is lost"
+        what, _, remedy = threat.partition(": ")
+        yield Finding("fault" if lost else "warning", f"the slot {name}: {what}", why, remedy)
     else:
-        yield Finding("ok", f"the slot {name} is {'there' if status else 'not there yet: the first start makes it'}")
+        yield Finding("ok", f"the slot {name} is {'there' if there else 'not there yet: the first start makes it'}")

@@ -26,6 +26,10 @@ def look(connection: postgres.Connection, settings: Settings, table: SourceTable
         role = one(connection, "SELECT quote_ident(current_user)")
         remedy = f"GRANT USAGE ON SCHEMA {table.name.schema} TO {role}; GRANT SELECT ON {name} TO {role};"
         yield Finding("fault", f"the role may not read {name}", "the initial snapshot reads its rows", remedy)
+    elif one(connection, "SELECT row_security_active(%s)", (name,)):
+        role = one(connection, "SELECT quote_ident(current_user)")
+        why = "the initial snapshot would lack rows, so it is refused"
+        yield Finding("fault", f"row security hides rows of {name} from the role", why, f"ALTER ROLE {role} BYPASSRLS;")
     try:
         planned = plan(settings.source, table, relation)
     except ConfigInvalid as exc:

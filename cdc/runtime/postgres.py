@@ -39,6 +39,7 @@ _REFUSED_AT_LOGIN = (
     "no password supplied",
     "no pg_hba.conf entry",
     "permission denied",
+    "unsupported startup parameter",  # PgBouncer's words
 )
 
 
@@ -75,13 +76,19 @@ def classify(exc: psycopg2.Error) -> ServiceError:
     if code.startswith(_AGAIN):
         return RetryableError(f"PostgreSQL asks to try again: {text}", sqlstate=code)
     if code.startswith(_LOST) or (not code and isinstance(exc, (psycopg2.OperationalError, psycopg2.InterfaceError))):
-        return ConnectionLost(f"PostgreSQL is not reachable: {text}", sqlstate=code)
+        return ConnectionLost(f"PostgreSQL is not reachable: {text}", hint=_lost_hint(text), sqlstate=code)
     if not code and ("PGRES_COPY_BOTH" in text or "no COPY in progress" in str(exc)):
         # psycopg2's words for a walsender that went away (its issue 713)
         return ConnectionLost("PostgreSQL ended the replication stream", sqlstate=code)
     if code in ("55000", "42704"):
         return SlotLost(f"the slot can't be read: {text}", sqlstate=code)
     return _Unclassified(f"PostgreSQL: SQLSTATE {code or 'none'} ({type(exc).__name__})", sqlstate=code)
+
+
+def _lost_hint(text: str) -> str:
+    if "max_wal_senders" in text:
+        return "Raise max_wal_senders and restart PostgreSQL, or end a replication connection that nobody needs"
+    return ""
 
 
 class _Unclassified(ServiceError):
@@ -96,7 +103,13 @@ def _refused_at_login(text: str) -> bool:
 ALLOW_PLUGIN = "ALTER SYSTEM SET output_plugin_libraries = pgoutput, test_decoding, wal2json; SELECT pg_reload_conf();"
 
 
+#: A pooler pins no session and (before PgBouncer 1.23) carries no replication.
+AROUND_POOLER = "Name PostgreSQL itself in the dsn, not PgBouncer or another pooler (its port is usually 5432)"
+
+
 def _login_hint(text: str) -> str:
+    if "unsupported startup parameter" in text:
+        return AROUND_POOLER
     if "may not be used as an output plugin" in text:
         return f"As a superuser: {ALLOW_PLUGIN}"
     if "replication role" in text:

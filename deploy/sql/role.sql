@@ -1,6 +1,7 @@
 -- The role that pgherald runs as, with the least it needs. Run it once as a superuser, in the database that is read; name
--- your own tables. Then give the role a password (\password pgherald in psql) and let it in by pg_hba.conf, which wants two
--- lines: one for the database and one for "replication".
+-- your own tables. Then give the role a password (\password pgherald in psql) and let it in by pg_hba.conf:
+--     hostssl  DATABASE  pgherald  ADDRESS OF THE READER  scram-sha-256
+-- The database's line is enough: "replication" in pg_hba.conf means physical replication only.
 
 -- LOGIN: to connect. REPLICATION: to make the slot and to read it; no narrower right allows that. Neither lets it change a
 -- row. A role with REPLICATION can read every database's WAL: keep its password as you keep the superuser's.
@@ -8,6 +9,7 @@ CREATE ROLE pgherald LOGIN REPLICATION;
 
 -- The snapshot reads the rows that were there before the slot. Changes come by the slot and need no right on the table:
 -- which columns leave is for [[source.tables]] to say.
+GRANT USAGE ON SCHEMA public TO pgherald;
 GRANT SELECT ON TABLE public."User" TO pgherald;
 
 -- The ledger lies in a schema of its own, `pgherald`, which the role makes when a consumer first starts. Not needed here if

@@ -16,6 +16,7 @@ from consumers.ledger import Ledger
 from consumers.migrations import migrate
 from consumers.outcome import Dead
 from deploy.local.net import until
+from tests.support import role
 from tests.support.database import Database
 from tests.support.deployment import Deployment
 from tests.support.ledgers import RULES, entry, states
@@ -54,7 +55,7 @@ mail = "welcome"
 def test_a_mailer_paused_in_a_ledger_transaction_holds_nobody_up_and_sends_nothing_late(
     deployment: Deployment, database: Database, relay: Relay
 ) -> None:
-    migrate(database.dsn)
+    migrate(role.dsn(database))
     relay.release()
     relay.script.next("data", Fault.HANG)
     with closing(Ledger(database.dsn, "mail", "test")) as ledger, closing(psycopg2.connect(database.dsn)) as blocker:

@@ -13,6 +13,7 @@ from deploy.local.net import free_port, until
 from tests.support import local
 from tests.support.database import Database
 from tests.support.deployment import Deployment
+from tests.support.pooler import Pooler
 from tests.support.servers import KafkaServer
 
 
@@ -144,6 +145,42 @@ def test_settings_that_do_not_fit_end_with_78_and_all_faults(deployment: Deploym
             assert key in ended.stderr
 
 
+@pytest.mark.parametrize(
+    ("refuses", "words"),
+    [(("options", "replication"), "unsupported startup parameter: options"), (("replication",), "pooler")],
+)
+def test_a_pooler_before_postgres_is_told(deployment: Deployment, refuses: tuple[str, ...], words: str) -> None:
+    with Pooler(deployment.database.server.port, refuses) as pooler:
+        pooler.start()
+        use(deployment, deployment.database.dsn.replace(f"port={pooler.target_port}", f"port={pooler.port}"))
+        for said in told(deployment):
+            assert words in said or "unsupported startup parameter" in said
+            assert "Name PostgreSQL itself in the dsn" in said
+        pooler.shutdown()
+
+
+def test_row_security_that_would_thin_out_the_snapshot_is_refused(deployment: Deployment) -> None:
+    deployment.database.execute("ALTER TABLE users ENABLE ROW LEVEL SECURITY; INSERT INTO users VALUES (1)")
+    preflight, capture = told(deployment)
+    assert "BYPASSRLS" in preflight
+    assert "row-level security" in capture
+
+
+def test_a_standby_in_the_dsn_is_told_by_preflight(deployment: Deployment) -> None:
+    with local.postgres() as primary, local.standby(primary) as standby:
+        use(deployment, standby.dsn())
+        found = deployment.run("preflight")
+    assert found.returncode == 1
+    assert "target_session_attrs=read-write" in found.stdout
+
+
+def test_a_role_with_a_short_statement_timeout_still_snapshots(deployment: Deployment) -> None:
+    deployment.database.execute("INSERT INTO users SELECT n FROM generate_series(1, 100000) n")
+    deployment.database.execute(f"ALTER DATABASE {deployment.name} SET statement_timeout = '20ms'")
+    deployment.capture()
+    assert deployment.visible() >= 100_000
+
+
 def test_a_wal_level_that_is_not_logical_gets_the_statement(deployment: Deployment) -> None:
     with local.postgres({"wal_level": "replica", "max_wal_senders": "2"}) as server:
         Database("postgres", server).execute("CREATE TABLE users (id bigint PRIMARY KEY)")
@@ -163,6 +200,7 @@ def test_a_server_that_refuses_the_plugin_gets_the_statement(deployment: Deploym
         until(lambda: _plugins(database) == "pgoutput", 10, "the setting to be read")
         for said in told(deployment):
             assert "ALTER SYSTEM SET output_plugin_libraries = pgoutput, test_decoding, wal2json" in said
+        use(deployment, database.dsn)  # a superuser's: others may not
         assert deployment.run("preflight", "--fix").returncode == 0
         deployment.capture()
     finally:

@@ -164,7 +164,7 @@ def test_a_consumer_does_it_by_itself(
     ledger.store([entry(lsn, f"k{lsn}") for lsn in range(3)])
     end(ledger, *[Sent({})] * 3)
     age(database, range(2), 8)
-    with Deployment(tmp_path / "d", database, kafka, name, more=MAIL) as deployment:
+    with Deployment(tmp_path / "d", database, kafka, name, more=MAIL, source_dsn=database.dsn) as deployment:
         process = deployment.start("consume", "mail")
         until(lambda: process.said("payloads_removed"), 30, "the old payloads to be removed")
         assert kept(database) == [2]

@@ -16,6 +16,7 @@ from cdc.runtime.kafka import end_offsets
 from cdc.runtime.settings import Settings, load
 from deploy.local.net import until
 from deploy.local.topics import committed
+from tests.support import role
 from tests.support.database import Database
 from tests.support.servers import KafkaServer
 
@@ -137,10 +138,12 @@ class Deployment:
         return self.folder / "pgherald.toml"
 
     def write(self) -> None:
-        """Write the settings file anew."""
+        """Write the settings file anew. What runs by it is the role of deploy/sql/role.sql, with nothing more."""
+        role.grant(self.database, self.tables)
         tables = "".join(f"[[source.tables]]\nname = '{table}'\n" for table in self.tables)
+        dsn = self.source_dsn or role.dsn(self.database)
         self.path.write_text(
-            f'[source]\nname = "{self.name}"\ndsn = "{self.source_dsn or self.database.dsn}"\nslot = "{self.name}"\n'
+            f'[source]\nname = "{self.name}"\ndsn = "{dsn}"\nslot = "{self.name}"\n'
             f'{tables}\n[kafka]\nbootstrap_servers = "{self.bootstrap or self.kafka.bootstrap}"\npartitions = 3\n'
             + self.more
         )
@@ -167,6 +170,7 @@ class Deployment:
 
     def capture(self, *arguments: str) -> Running:
         """Start the reader and wait until it streams."""
+        role.grant(self.database, self.tables)  # tables that were made since, too
         process = self.start("capture", *arguments)
         until(lambda: process.said("streaming"), 30, "capture to stream")
         return process
