@@ -12,6 +12,7 @@ from cdc.runtime.errors import ServiceError
 from cdc.runtime.findings import Finding
 from cdc.runtime.settings import Settings
 from consumers.operations import Operations
+from consumers.planning import UNDECODABLE
 
 _LEDGER = """
     SELECT to_regnamespace('pgherald') IS NOT NULL, to_regclass('pgherald.delivery') IS NOT NULL,
@@ -36,9 +37,22 @@ def ledger(settings: Settings) -> Iterator[Finding]:
     else:
         remedy = f"CREATE SCHEMA pgherald AUTHORIZATION {role}; or GRANT CREATE ON DATABASE {database} TO {role};"
         yield Finding("fault", f"the role {role} may not make the ledger", "deliveries are kept there", remedy)
+    yield from _orphans(settings) if tables else ()
     if not settings.ledger.dsn.get_secret_value():
         why = "every delivery's WAL passes the slot too, and is filtered there"
         yield Finding("warning", "the ledger shares the source's database", why, "set ledger.dsn to another database")
+
+
+def _orphans(settings: Settings) -> Iterator[Finding]:
+    """Look for unfinished deliveries that no consumer of these settings takes."""
+    known = {(rule.consumer, rule.name) for rule in settings.rules} | {
+        (rule.consumer, UNDECODABLE) for rule in settings.rules
+    }
+    for row in Operations(settings.ledger_dsn).states():
+        if row["state"] in ("pending", "claimed", "sending") and (row["consumer"], row["rule"]) not in known:
+            what = f"{row['count']} deliveries are {row['state']} of {row['rule']}, which {row['consumer']} has not"
+            remedy = f"put the rule back, or pgherald deliveries cancel --rule '{row['rule']}'"
+            yield Finding("warning", what, "no consumer takes them", remedy)
 
 
 def relay(settings: Settings) -> Iterator[Finding]:

@@ -52,6 +52,15 @@ def write_stored(stored: Iterable[tuple[str, str]]) -> None:
             metrics.deliveries.labels(rule, state).inc()
 
 
+def write_orphans(orphans: Iterable[tuple[str, int]]) -> None:
+    """Tell of unfinished deliveries whose rules this process does not know."""
+    metrics.orphaned.clear()
+    for rule, count in orphans:
+        metrics.orphaned.labels(rule).set(count)
+        hint = f"Put the rule back, or `pgherald deliveries cancel --rule '{rule}'`"
+        _log.warning("rule_unknown", rule=rule, unfinished=count, hint=hint)
+
+
 def measure(ledger: Ledger, lanes: Iterable[str], rules: Iterable[str]) -> None:
     """Read the ledger's figures into the gauges. Raises what the ledger raises."""
     figures = {lane: (count, oldest_s) for lane, count, oldest_s in ledger.figures()}

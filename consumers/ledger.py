@@ -220,6 +220,10 @@ class Ledger:
         """Name the lanes that are paused now."""
         return {row[0] for row in self._run("paused_lanes")}
 
+    def orphans(self, rules: Sequence[str]) -> list[tuple[str, int]]:
+        """Count the unfinished deliveries of other rules than these, by rule."""
+        return self._run("orphans", {"rules": list(rules)})
+
     def in_doubt(self) -> list[tuple[str, int]]:
         """Count the deliveries in state unknown by rule."""
         return self._run("in_doubt")

@@ -244,6 +244,12 @@ GROUP BY lane
 -- name: paused_lanes
 SELECT lane FROM pgherald.lane WHERE consumer = %(consumer)s AND paused_until > clock_timestamp()
 
+-- name: orphans
+SELECT rule, count(*) FROM pgherald.delivery
+WHERE consumer = %(consumer)s AND (head OR NOT head AND finished_at IS NULL) AND rule <> ALL (%(rules)s)
+GROUP BY rule
+ORDER BY rule
+
 -- name: in_doubt
 SELECT rule, count(*) FROM pgherald.delivery
 WHERE consumer = %(consumer)s AND state = 'unknown'

@@ -19,7 +19,7 @@ from cdc.runtime.errors import ConfigInvalid, FatalError, RetryableError, Servic
 from cdc.runtime.lifecycle import Stop
 from cdc.runtime.log import get_logger
 from cdc.runtime.settings import Settings
-from consumers import journal, lanes, retention
+from consumers import journal, lanes, old_rows, orphans, retention
 from consumers.deliver import GRACE_S, Deliver
 from consumers.effects import ClosableEffect, Effects
 from consumers.ingest import Ingest
@@ -78,6 +78,7 @@ def consume(settings: Settings, name: str, stop: Stop) -> None:
         applied = Patience(stop, "the ledger's database").insist(partial(migrate, settings.ledger_dsn))
     except RetryableError:
         return  # only a stop request ends that patience
+    old_rows.check(settings, rules.by_name.values())
     _log.info("consumer_started", consumer=name, rules=sorted(rules.by_name), migrations=applied)
     with closing(LastLook(settings, rules, Effects(settings, rules.by_name.values()))) as effect:
         _run(settings, name, rules, effect, stop)
@@ -103,6 +104,7 @@ def _run(settings: Settings, name: str, rules: Rules, effect: ClosableEffect, st
         crew.start(f"worker-{number}", deliver.work)
     if settings.metrics.listen:
         crew.start("measure", partial(_measure, open_ledger(), open_lanes, rules, stop))
+    crew.start("orphans", partial(orphans.run, open_ledger(), rules.by_name, stop))
     crew.start("retention", partial(retention.run, open_ledger(), settings.ledger.retention_days, stop))
     crew.start("claim", deliver.run)
     while not stop.wait(3600):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import msgspec
 from jinja2 import StrictUndefined, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -19,6 +20,8 @@ from consumers.delivery import Delivery, Planned
 from consumers.events import Event, changed, committed_at, kind_of
 from consumers.outcome import SkipDelivery, skipped
 from consumers.services import plans
+
+_key = msgspec.json.Decoder(dict[str, Any])
 
 Names = Mapping[str, Any]
 Predicate = Callable[[Names], bool]
@@ -140,7 +143,7 @@ class Rules:
         """Look at a delivery once more before its effect. Raises SkipDelivery, or why its rule can't decide."""
         rule = self.by_name[delivery.rule]
         if delivery.envelope.op == "u":
-            _require_old_row(delivery.envelope, _watched(rule))
+            _require_old_row(delivery.envelope, _watched(rule), delivery.key)
         if rule.name in self._holds and not self._holds[rule.name](self._names(delivery)):
             raise SkipDelivery("when")
 
@@ -179,7 +182,7 @@ def _matches(rule: Rule, event: Event) -> bool:
         return event.kind in rule.on
     watched = _watched(rule)
     if event.envelope.op == "u":
-        _require_old_row(event.envelope, watched)
+        _require_old_row(event.envelope, watched, event.key)
     return not changed(event.envelope).keys().isdisjoint(watched)
 
 
@@ -187,12 +190,21 @@ def _watched(rule: Rule) -> list[str]:
     return [kind.removeprefix("changed:") for kind in rule.on if kind.startswith("changed:")]
 
 
-def _require_old_row(envelope: Envelope, watched: Sequence[str]) -> None:
+def _require_old_row(envelope: Envelope, watched: Sequence[str], key: str | None) -> None:
+    """Raise EnvelopeInvalid when the old value of a column is not there. A key's is: another key is another event."""
     before, after = envelope.before or {}, envelope.after or {}
-    if unknown := [column for column in watched if column in after and column not in before]:
+    unknown = [column for column in watched if column in after and column not in before]
+    if unknown and (unknown := [column for column in unknown if column not in _columns_of(key)]):
         table = TableName(envelope.source.schema, envelope.source.table).sql()
         message = f"whether {', '.join(unknown)} changed can't be told without the old row"
         raise EnvelopeInvalid(message, hint=f"ALTER TABLE {table} REPLICA IDENTITY FULL")
+
+
+def _columns_of(key: str | None) -> Collection[str]:
+    try:
+        return _key.decode(key.encode()) if key else ()
+    except msgspec.MsgspecError:
+        return ()
 
 
 def _compile(rules: Iterable[Rule]) -> tuple[dict[str, Predicate], dict[str, Predicate]]:

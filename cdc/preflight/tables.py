@@ -49,12 +49,12 @@ def _identity(settings: Settings, relation: Relation, written: list[str]) -> Ite
         yield Finding("warning", f"{name} has no primary key", why, f"ALTER TABLE {name} ADD PRIMARY KEY (...);")
     for rule in settings.rules:
         watched = {kind.removeprefix("changed:") for kind in rule.on if kind.startswith("changed:")}
-        if not watched or settings.table_of(rule) != relation.name:
+        if settings.table_of(rule) != relation.name:
             continue
         if unseen := sorted(watched - set(written)):
             what = f"the rule {rule.name} watches {', '.join(unseen)}, which {name} has not or which stays home"
             yield Finding("fault", what, "it would never match", "correct rules.on, or source.tables.allow")
-        if not relation.full_identity:
-            why = f"the rule {rule.name} is on changed:{min(watched)}, which needs the old row"
+        if not relation.full_identity and (kinds := rule.needs_old_row(relation.key)):
+            why = f"the rule {rule.name} is on {', '.join(kinds)}, which needs the old row"
             remedy = f"ALTER TABLE {name} REPLICA IDENTITY FULL;"
             yield Finding("fault", f"{name} logs no old rows", why, remedy)

@@ -24,4 +24,5 @@ commit_to_sent_seconds = Histogram(
 backlog = Gauge("pgherald_backlog", "Unfinished deliveries", ["lane"])
 oldest_pending_seconds = Gauge("pgherald_oldest_pending_seconds", "Age of the oldest unfinished delivery", ["lane"])
 lane_paused = Gauge("pgherald_lane_paused", "1 while the lane is paused", ["lane"])
+orphaned = Gauge("pgherald_orphaned", "Unfinished deliveries of a rule that the settings do not name", ["rule"])
 in_doubt = Gauge("pgherald_in_doubt", "Deliveries in the state unknown", ["rule"])

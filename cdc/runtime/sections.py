@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -210,6 +210,14 @@ class Rule(Section):
     def oldest(self) -> timedelta | None:
         """How old an event may be when it is planned: a mail's is a day unless the rule says otherwise."""
         return self.max_age or (parse_duration("24h") if self.mail else None)
+
+    def needs_old_row(self, key: Collection[str]) -> list[str]:
+        """List the kinds of `on` for which the old row must be in the WAL, of a table with this key.
+
+        A changed key tells its old one whatever is logged. Which services a deleted user had, the old row alone tells.
+        """
+        watched = [kind for kind in self.on if kind.startswith("changed:") and kind.removeprefix("changed:") not in key]
+        return [*watched, "deleted"] if self.services and "deleted" in self.on else watched
 
     @property
     def kind(self) -> Literal["mail", "service", "function", "topic"]:

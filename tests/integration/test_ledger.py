@@ -383,6 +383,14 @@ def test_the_ledger_counts_what_is_unfinished(ledger: Ledger) -> None:
     assert ledger.in_doubt() == [("welcome", 1)]
 
 
+def test_unfinished_rows_of_rules_that_nobody_knows_are_counted_and_stay(ledger: Ledger) -> None:
+    other = Planned("renamed", "renamed", "mail:renamed")
+    ledger.store([entry(1), entry(2, planned=[other]), entry(3, planned=[other]), entry(4, "b", planned=[other])])
+    assert ledger.orphans(["welcome"]) == [("renamed", 3)]
+    assert ledger.orphans(["welcome", "renamed"]) == []
+    assert claim(ledger, lane="mail:renamed") == []
+
+
 def test_another_consumers_rows_are_not_ours(ledger: Ledger, database: Database) -> None:
     ledger.store([entry(1)])
     with closing(Ledger(database.dsn, "services", "them")) as services:

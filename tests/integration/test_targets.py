@@ -4,25 +4,33 @@ import json
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from cdc.contract.envelope import Envelope, Source
 from cdc.runtime import kafka as runtime_kafka
 from cdc.runtime.errors import CallRejected, DependencyDown
 from cdc.runtime.lifecycle import Stop
 from cdc.runtime.settings import Settings
-from consumers.delivery import Delivery
+from consumers import inspect
+from consumers.breaker import ALIKE_MAX
+from consumers.delivery import Delivery, Planned
+from consumers.lanes import TARGET_CONNECTIONS
+from consumers.ledger import Ledger
 from consumers.migrations import migrate
+from consumers.operator import Operator
 from consumers.process import consume
 from consumers.topic import TopicEffect
 from deploy.local.net import free_port, until
 from deploy.local.topics import committed
 from tests.support import functions
 from tests.support.database import Database
+from tests.support.ledgers import entry
 from tests.support.servers import KafkaServer
 from tests.support.topic import Topic
 
@@ -157,6 +165,44 @@ def test_a_record_that_did_not_decode_is_read_again_when_it_is_replayed(
         sent = [("(undecodable)", "sent", 1, None), dead, ("tell", "sent", 1, None)]
         until(lambda: database.execute(outcomes) == sent, 30, "the one that can be read now")
     assert [call.after for call in functions.calls] == [{"id": "ada", "email": "ada@example.org"}]
+
+
+def test_a_when_that_breaks_for_everyone_stops_the_lane_and_the_mended_one_decides_for_all(
+    given: Given, database: Database
+) -> None:
+    target, users = "tests.support.functions:remember", [f"user{number:02}" for number in range(60)]
+    broken = given(target, when="after.nosuch")
+    Topic(broken).register(*users)
+    stopped = "SELECT reason FROM pgherald.lane WHERE lane = 'function:tell' AND paused_until = 'infinity'"
+    count = "SELECT state, count(*) FROM pgherald.delivery GROUP BY 1 ORDER BY 1"
+    with consuming(broken):
+        ((reason,),) = until(lambda: database.execute(stopped), 30, "the lane to stop")
+    assert "TemplateInvalid" in str(reason)
+    (_, dead), (_, pending) = database.execute(count)
+    assert ALIKE_MAX <= dead <= ALIKE_MAX + TARGET_CONNECTIONS
+    assert pending == 60 - dead
+    functions.calls.clear()
+    with closing(Operator(database.dsn, "ada@host")) as operator:
+        operator.resume("crm", "function:tell")
+    database.execute("UPDATE pgherald.delivery SET state = 'pending', head = true, finished_at = NULL, attempt = 0")
+    with consuming(given(target, when='user.key != \'{"id": "user07"}\'')):
+        until(lambda: len(ended(database)) == 60, 30, "all to end")
+    assert database.execute(count) == [("sent", 59), ("skipped", 1)]
+    assert len(functions.calls) == 59
+
+
+def test_rows_of_a_rule_that_is_gone_stay_and_are_said(given: Given, database: Database) -> None:
+    settings = given("tests.support.functions:remember")
+    with closing(Ledger(database.dsn, "crm")) as ledger:
+        ledger.store([entry(1, planned=[Planned("renamed", "x:y", "function:renamed")])])
+    with consuming(settings):
+        orphans = partial(REGISTRY.get_sample_value, "pgherald_orphaned", {"rule": "renamed"})
+        assert until(orphans, 30, "the gauge") == 1
+    found = list(inspect.ledger(settings))
+    assert [finding.remedy for finding in found if "renamed" in finding.what] == [
+        "put the rule back, or pgherald deliveries cancel --rule 'renamed'"
+    ]
+    assert ended(database) == {}
 
 
 def delivery(after: dict[str, Any]) -> Delivery:

@@ -106,6 +106,7 @@ def test_one_event_makes_a_delivery_for_each_rule_that_names_it() -> None:
         (["changed:name", "changed:plan"], event("u", before=ADA | {"name": "Eve"}), True),
         ("changed:id", event(kind="changed", before={"id": "old"}), True),
         ("changed:plan", event(kind="changed", before={"id": "old"}), False),
+        ("changed:id", event("u", before=None), False),
     ],
 )
 def test_a_rule_sees_what_it_names(on: Any, about: Event, matches: bool) -> None:

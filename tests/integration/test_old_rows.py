@@ -1,0 +1,70 @@
+"""What a consumer says at its start of old rows that PostgreSQL does not log."""
+
+from typing import Any
+
+import pytest
+
+from cdc.runtime.errors import FatalError
+from cdc.runtime.lifecycle import Stop
+from cdc.runtime.settings import Settings
+from consumers.old_rows import check
+from consumers.process import consume
+from tests.support.database import Database
+
+FULL = 'ALTER TABLE "public"."The Users" REPLICA IDENTITY FULL;'
+
+
+@pytest.fixture
+def table(database: Database) -> Database:
+    database.execute('CREATE TABLE "The Users" (id int PRIMARY KEY, email text, plan text)')
+    return database
+
+
+def settings(dsn: str, **rule: Any) -> Settings:
+    service = {"url": "https://s.example.org", "secret": "whsec_" + "a" * 32}
+    return Settings.model_validate(
+        {
+            "source": {"name": "t", "dsn": dsn, "tables": [{"name": '"The Users"'}]},
+            "kafka": {"bootstrap_servers": "127.0.0.1:1"},
+            "user": {"plan": "plan"},
+            "smtp": {"host": "127.0.0.1", "sender": "a@example.org"},
+            "plans": {"free": ["s"]},
+            "services": {"s": service},
+            "rules": [{"name": "one", "mail": "welcome"} | rule],
+        }
+    )
+
+
+PLANS = {"mail": None, "services": "plans", "consumer": "services"}
+
+
+@pytest.mark.parametrize(
+    ("rule", "kinds"),
+    [
+        ({"on": ["created", "changed:plan"]}, "changed:plan"),
+        (PLANS | {"on": ["created", "deleted"]}, "deleted"),
+        (PLANS | {"on": ["changed:plan", "deleted"]}, "changed:plan, deleted"),
+    ],
+)
+def test_rules_that_need_old_rows_stop_the_start_with_the_statement(
+    table: Database, rule: dict[str, Any], kinds: str
+) -> None:
+    given = settings(table.dsn, **rule)
+    with pytest.raises(FatalError) as fault:
+        consume(given, given.rules[0].consumer, Stop())
+    assert fault.value.exit_code == 70
+    assert fault.value.hint == FULL
+    assert f"the rule one on {kinds} needs old rows" in fault.value.message
+    table.execute(FULL)
+    check(given, given.rules)
+
+
+@pytest.mark.parametrize("rule", [{"on": ["created", "deleted"]}, {"on": "changed:id"}, PLANS | {"on": "created"}])
+def test_rules_that_need_none_start(table: Database, rule: dict[str, Any]) -> None:
+    given = settings(table.dsn, **rule)
+    check(given, given.rules)
+
+
+def test_a_source_that_can_not_be_asked_keeps_nobody_waiting() -> None:
+    given = settings("host=127.0.0.1 port=1 connect_timeout=1", on="changed:plan")
+    check(given, given.rules)
