@@ -14,12 +14,13 @@ from cdc.values import Codec, of_text
 #: documented in deploy/RUNBOOK.md; it may grow in any release, which a CHANGELOG line then says.
 SECRET_WORDS = frozenset(
     """
-    password passwd passphrase passcode pwd pin secret token otp totp salt hash digest credential uniquifier
-    apikey privatekey accesskey authkey sessionkey cookie cvv cvc
+    password passwd passphrase passcode pass pwd pin secret token otp totp salt hash digest credential uniquifier
+    apikey privatekey accesskey authkey sessionkey cookie jwt cvv cvc
     """.split()
 )
 SECRET_PAIRS = (
     *("api key", "private key", "access key", "auth key", "session key", "session id"),
+    *("activation key", "reset key", "signing key", "encryption key"),
     *("recovery code", "backup code", "reset code", "verification code", "activation code", "confirmation code"),
 )
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
