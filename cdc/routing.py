@@ -235,7 +235,7 @@ class Router:
             xid=inside.xid if inside else None,
             origin=inside.origin if inside else b"null",
         )
-        content = base64.b64encode(change.content.encode()).decode()
+        content = base64.b64encode(change.content_bytes).decode()
         value = b'{"op":"m","ts_ms":%d,"source":%b,"transaction":%b,"message":%b}' % (
             now_ns // 1_000_000,
             source,

@@ -104,7 +104,19 @@ class Message(msgspec.Struct, frozen=True, tag_field="action", tag="M"):
     lsn: str
     transactional: bool
     prefix: str
-    content: str
+    raw: msgspec.Raw = msgspec.field(name="content")
+
+    @property
+    def content_bytes(self) -> bytes:
+        """The content: any bytes, of which wal2json writes those before the first NUL."""
+        # Each byte as a character of its own: only what JSON escapes is undone, and that is ASCII.
+        text: str = msgspec.json.decode(bytes(self.raw).decode("latin-1"))
+        return text.encode("latin-1")
+
+    @property
+    def content(self) -> str:
+        """The content as text: what is none is replaced."""
+        return self.content_bytes.decode(errors="replace")
 
     @property
     def alone(self) -> bool:

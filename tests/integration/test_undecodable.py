@@ -39,9 +39,13 @@ def test_a_value_that_is_not_utf8_is_passed_only_by_its_event_id(deployment: Dep
             process = deployment.start("capture")
             assert process.exit_code() == 70
     process = deployment.capture("--skip", event_id)
+    deployment.database.execute("SELECT pg_logical_emit_message(true, 'app', '\\x41ff'::bytea)")
     deployment.until_caught_up()
     assert [record.key for record in deployment.events()] == ['{"id":1}', '{"id":3}']
     assert process.said("change_skipped")
+    (message,) = deployment.events("message")
+    assert message.value
+    assert message.value["message"]["content"] == "Qf8="
 
 
 def test_a_snapshot_row_that_is_not_utf8_stops_before_the_stream(deployment: Deployment) -> None:

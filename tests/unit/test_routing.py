@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -224,6 +225,17 @@ def test_a_snapshot_row_that_can_not_be_written_names_its_column_and_never_shows
         planned.snapshot_row(["1", None, "hidden"])
     assert caught.value.fields["length_bytes"] == len("1\t\thidden")
     assert "hidden" not in str(caught.value)
+
+
+def test_a_message_of_any_bytes_flows_and_stops_nobody() -> None:
+    lines = Lines()
+    for prefix, events in (("app", 1), ("pgherald", 0)):
+        line = b'{"action":"M","lsn":"0/51","transactional":false,"prefix":"%b","content":"A\xff\\"\\n\\u0001\xc3\xa9"}'
+        change = wal2json.decode(line % prefix.encode())
+        found = lines.router.events(change, Position(100, 0), 1)
+        assert len(found) == events
+        for event in found:
+            assert base64.b64decode(value(event)["message"]["content"]) == b'A\xff"\n\x01\xc3\xa9'
 
 
 def test_commit_times_keep_their_microseconds() -> None:
