@@ -17,9 +17,9 @@ from cdc.runtime.cli import with_settings
 from cdc.runtime.errors import ServiceError
 from cdc.runtime.lifecycle import Stop
 from cdc.runtime.settings import Settings
-from consumers.operate import as_json, deliveries, lanes, since
+from consumers.operate import as_json, deliveries, dry_run, lanes, since
 
-__all__ = ["check", "consume", "deliveries", "lanes", "ledger", "preview"]
+__all__ = ["check", "consume", "deliveries", "erase", "lanes", "ledger", "preview"]
 
 
 @click.command()
@@ -130,3 +130,34 @@ def ledger_history(settings: Settings, as_json: bool, **given: Any) -> None:
     with closing(Operations(settings.ledger_dsn)) as operations:
         rows = operations.history(**given)
     console.print_json(rows) if as_json else console.print_table(("at", "who", "command", "filter", "count"), rows)
+
+
+@click.command()
+@click.argument("key")
+@dry_run
+@as_json
+@with_settings
+def erase(settings: Settings, key: str, is_dry_run: bool, as_json: bool) -> None:
+    """Remove what the ledger knows of one user: events, servers' answers, and the KEY itself.
+
+    KEY is the user's Kafka key, as `deliveries list` shows it; a user whose key changed has had several. The rows of
+    facts stay under its hash. What is pending is cancelled, a farewell call to a service too: let it end first. Then
+    delete the row in the application, and run this once more when its events have passed: they bring the key again.
+
+    \b
+    pgherald erase '{"id":"4711"}'
+    """
+    from consumers import console
+    from consumers.erase import Erasure
+
+    with closing(Erasure(settings, console.who())) as erasure:
+        found = erasure.look(key) if is_dry_run else erasure.erase(key)
+    if as_json:
+        console.print_json(found)
+        return
+    verb = "would be erased" if is_dry_run else "erased"
+    click.echo(f"{verb}: {found['deliveries']} deliveries ({found['cancelled']} of them cancelled)")
+    if not is_dry_run:
+        click.echo(f"left the ledger: {found['events']} events; what stays there has the key {found['key']}")
+    for what in found["stays"]:
+        click.echo(f"stays: {what}")

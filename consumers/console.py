@@ -21,11 +21,26 @@ def print_json(document: object) -> None:
 
 def print_json_array(rows: Iterable[object]) -> None:
     """Print an array, however long, one row at a time."""
-    begin = "["
+    array = JsonArray()
     for row in rows:
-        click.echo(f"{begin}\n{_json(row)}", nl=False)
-        begin = ","
-    click.echo("[]" if begin == "[" else "\n]")
+        array.add(row)
+    array.end()
+
+
+class JsonArray:
+    """An array that is printed while it grows."""
+
+    def __init__(self) -> None:
+        self._begin = "["
+
+    def add(self, row: object) -> None:
+        """Print a row."""
+        click.echo(f"{self._begin}\n{_json(row)}", nl=False)
+        self._begin = ","
+
+    def end(self) -> None:
+        """Print the end."""
+        click.echo("[]" if self._begin == "[" else "\n]")
 
 
 def _json(document: object) -> str:

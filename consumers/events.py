@@ -88,7 +88,7 @@ def kind_of(envelope: Envelope, event_id: str) -> Kind | None:
         case "d":
             return None if event_id.endswith(":d") else "deleted"
         case "r":
-            return "snapshot"
+            return "created" if envelope.source.snapshot == wire.RECOVERY else "snapshot"
         case _:
             return None
 

@@ -102,9 +102,9 @@ class Ingest:
     def _records_lost(self, offsets: Mapping[TopicPartition, int]) -> RecordsLost:
         where = ", ".join(f"{tp.topic}:{tp.partition} at {offset}" for tp, offset in offsets.items())
         hint = (
-            "Kafka deleted them unread (kafka.retention), or the topic was made anew: compare the table with "
-            "`pgherald deliveries list`, then set the group to the earliest offset "
-            "(kafka-consumer-groups.sh --reset-offsets --to-earliest)"
+            "Kafka deleted them unread (kafka.retention), or the topic was made anew: set the group to the earliest "
+            "offset (kafka-consumer-groups.sh --reset-offsets --to-earliest) and start it; then "
+            "`pgherald recover --since T` lists which users never got what"
         )
         _log.error("records_lost", severity="DATALOSS", group=self._group, next_offsets=where)
         return RecordsLost(f"Kafka no longer has the records that {self._group} would read next: {where}", hint=hint)

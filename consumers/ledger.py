@@ -98,8 +98,12 @@ class Ledger:
         with self._transaction() as run:
             run("share_payloads", {"lock": LOCK})
             self._lock(run, [(planned.lane, entry.key) for entry, planned in rows if planned.state == "pending"])
-            run("store_events", _event_columns(entries))
-            return run("store_deliveries", _delivery_columns(rows))
+            stored = run("store_deliveries", _delivery_columns(rows))
+            # Of what is stored anew only: a topic that is read again brings back nothing that has left, or was erased.
+            wanted = {event_id for event_id, _, _ in stored}
+            if events := [(entry, as_json) for entry, as_json in entries if entry.event_id in wanted]:
+                run("store_events", _event_columns(events))
+            return [(rule, state) for _, rule, state in stored]
 
     def _takes_json(self, value: bytes) -> bool:
         """Ask PostgreSQL whether a value fits jsonb: NUL characters, numbers and depth have limits of its own."""
@@ -211,6 +215,10 @@ class Ledger:
             run("own_payloads", {"lock": LOCK})
             found = run("retire", {"days": days, "after_at": after[0], "after_id": after[1], "most": _RETIRED})
             return ((found[0][0], found[0][1]), int(found[0][2])) if found else None
+
+    def had(self, keys: Sequence[str]) -> set[tuple[str, str, str]]:
+        """Give (key, rule, target) of what these keys ever had, in whatever state."""
+        return {(row[0], row[1], row[2]) for row in self._run("had", {"keys": list(keys)})}
 
     def figures(self) -> list[tuple[str, int, float]]:
         """Give (lane, unfinished deliveries, age of the oldest in seconds) of each lane that has some."""

@@ -67,7 +67,7 @@ SELECT %(consumer)s, event_id, rule, target, lane, key, position_lsn, position_i
 FROM fresh
 ORDER BY position_lsn, position_index, rule, target
 ON CONFLICT (consumer, event_id, rule, target) DO NOTHING
-RETURNING rule, state
+RETURNING event_id, rule, state
 
 -- name: record
 SELECT topic, partition, record_offset, committed_at, raw_key, raw, raw_headers::text

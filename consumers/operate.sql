@@ -155,3 +155,6 @@ SELECT id, at, who, role, command, filter, count, finished_at FROM pgherald.oper
 WHERE %(since)s::timestamptz IS NULL OR at >= %(since)s
 ORDER BY id DESC
 LIMIT %(limit)s
+
+-- name: had
+SELECT DISTINCT key, rule, target FROM pgherald.delivery WHERE consumer = %(consumer)s AND key = ANY (%(keys)s)

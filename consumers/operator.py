@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import random
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -28,6 +29,8 @@ _TRIES = 8
 
 class Operator:
     """One person's changes. `who` is noted with each; `moved` is told of each page's length, for the progress."""
+
+    events = 0  #: how many events have left the ledger so far
 
     def __init__(self, dsn: str, who: str, moved: Callable[[int], None] = lambda _length: None) -> None:
         self._dsn = dsn
@@ -49,64 +52,73 @@ class Operator:
         with self.noted("deliveries replay", asked) as operation:
             begin = 0
             for page in pages:
-                begin += self._change("replay", page, values | {"operation": operation, "begin": begin})
+                begin += self._change("replay", page, values | {"operation": operation, "begin": begin}).total()
             return begin
 
     def cancel(self, pages: Pages, asked: Mapping[str, object]) -> int:
         """Cancel those that are pending; tell how many."""
         with self.noted("deliveries cancel", asked) as operation:
-            return sum(self._change("cancel", page, {"operation": operation}) for page in pages)
+            return sum(self._change("cancel", page, {"operation": operation}).total() for page in pages)
 
     def purge(self, pages: Pages, asked: Mapping[str, object], states: Sequence[str]) -> int:
         """Give finished deliveries up for good, and remove what no other delivery needs of their events."""
         with self.noted("deliveries purge", asked) as operation:
             values = {"states": list(states), "operation": operation}
-            return sum(self._change("purge", page, values, drop="drop_payloads") for page in pages)
+            return sum(self._change("purge", page, values, drop="drop_payloads").total() for page in pages)
 
-    def erase(self, pages: Pages, asked: Mapping[str, object], key: str, pseudonym: str) -> int:
-        """Remove a key and what the ledger knows of it; what is pending is cancelled, what is in work stays."""
+    def erase(self, pages: Pages, asked: Mapping[str, object], key: str, pseudonym: str) -> Counter[str]:
+        """Remove a key and what the ledger knows of it; count by the state that each had.
+
+        What is pending is cancelled, what is in work stays for a later page.
+        """
         with self.noted("erase", asked) as operation:
             values = {"key": key, "pseudonym": pseudonym, "operation": operation}
-            return sum(self._change("erase", page, values, drop="erase_payloads") for page in pages)
+            return sum((self._change("erase", page, values, drop="erase_payloads") for page in pages), Counter())
 
     def pause(self, consumer: str, lane: str, reason: str) -> None:
         """Let nothing of a lane be claimed until someone resumes it; what is in work ends."""
-        with self.noted("lanes pause", {"lane": lane, "reason": reason}, count=1):
+        with self.noted("lanes pause", {"lane": lane, "reason": reason}, count=lambda: 1):
             self._of(consumer).ask("pause", {"lane": lane, "reason": reason, "by": self._who})
 
     def resume(self, consumer: str, lane: str) -> bool:
         """End a pause, whoever made it; tell whether there was a lane of this name."""
-        with self.noted("lanes resume", {"lane": lane}, count=1):
+        with self.noted("lanes resume", {"lane": lane}, count=lambda: 1):
             return bool(self._of(consumer).ask("resume", {"lane": lane}))
 
     @contextmanager
-    def noted(self, command: str, asked: Mapping[str, object], count: int = 0) -> Iterator[int]:
-        """Note that a command begins, and that it came to its end. It is noted before anything is changed."""
+    def noted(self, command: str, asked: Mapping[str, object], count: Callable[[], int] = lambda: 0) -> Iterator[int]:
+        """Note that a command begins, and that it came to its end. It is noted before anything is changed.
+
+        `count` tells at the end what it changed, where no page of deliveries did.
+        """
         ledger = self._of("")
         given = {"who": self._who, "command": command, "filter": msgspec.json.encode(asked, enc_hook=str).decode()}
         ((operation,),) = ledger.ask("begin_operation", given)
         yield operation
-        ledger.ask("end_operation", {"operation": operation, "count": count})
+        ledger.ask("end_operation", {"operation": operation, "count": count()})
 
-    def _change(self, name: str, page: Sequence[Row], values: Mapping[str, object], drop: str = "") -> int:
+    def _change(self, name: str, page: Sequence[Row], values: Mapping[str, object], drop: str = "") -> Counter[str]:
+        """Change a page's deliveries; count by the state that each had."""
         of_consumer: defaultdict[str, list[Row]] = defaultdict(list)
         for row in page:
             of_consumer[row["consumer"]].append(row)
-        changed = sum(
-            _again(lambda consumer=consumer, rows=rows: self._change_of(consumer, name, rows, values, drop))  # type: ignore[misc]
-            for consumer, rows in of_consumer.items()
-        )
+        changed: Counter[str] = Counter()
+        for consumer, rows in of_consumer.items():
+            found, events = _again(partial(self._change_of, consumer, name, rows, values, drop))
+            changed.update(was for _, was in found)
+            self.events += events
         self._moved(len(page))
         return changed
 
-    def _change_of(self, consumer: str, name: str, rows: Sequence[Row], values: Mapping[str, object], drop: str) -> int:
+    def _change_of(
+        self, consumer: str, name: str, rows: Sequence[Row], values: Mapping[str, object], drop: str
+    ) -> tuple[list[tuple[int, str]], int]:
         queues = list({(row["lane"], row["key"]): None for row in rows})
         with self._of(consumer).changing(queues, drops_payloads=bool(drop)) as run:
             # A crash before the commit: nothing of this page is changed or noted. After it: all of it is both.
-            changed = [row[0] for row in run(name, {**values, "ids": [row["id"] for row in rows]})]
-            if drop and changed:
-                run(drop, {"ids": changed})
-            return len(changed)
+            changed = run(name, {**values, "ids": [row["id"] for row in rows]})
+            removed = run(drop, {"ids": [id_ for id_, _ in changed]}) if drop else []
+            return changed, len(removed)
 
     def _of(self, consumer: str) -> Ledger:
         return self._ledgers.setdefault(consumer, Ledger(self._dsn, consumer))

@@ -22,6 +22,9 @@ HEADER_OLD_KEY = "__debezium.oldkey"
 #: The envelope's version that this code writes and the only one that it reads.
 SCHEMA_VERSION = b"1"
 
+#: What `source.snapshot` says of a row that `pgherald recover` read: to rules it is a created one.
+RECOVERY = "recovery"
+
 Op = Literal["c", "u", "d", "r", "t", "m"]
 Row = dict[str, Any]
 

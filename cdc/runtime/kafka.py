@@ -143,6 +143,25 @@ def group_lag(kafka: Kafka, group: str) -> dict[str, int]:
     return {"partitions": len(committed), "lag": sum(ends[at] - offset.offset for at, offset in committed.items())}
 
 
+def has_unread(kafka: Kafka, group: str, topic: str) -> bool:
+    """Tell whether a topic has records that a group has not read yet.
+
+    Read, not counted: behind the last record stand markers of transactions, which offsets count and nobody reads.
+    """
+    with closing(admin(kafka)) as client, errors():
+        committed = client.list_consumer_group_offsets(group)
+    with closing(consumer(kafka, None)) as reader, errors():
+        partitions = [TopicPartition(topic, number) for number in reader.partitions_for_topic(topic) or ()]
+        begins, ends = reader.beginning_offsets(partitions), reader.end_offsets(partitions)
+        reader.assign(partitions)
+        for partition in partitions:
+            reader.seek(partition, committed[partition].offset if partition in committed else begins[partition])
+        while any(reader.position(partition) < ends[partition] for partition in partitions):
+            if reader.poll(timeout_ms=1000, max_records=1):
+                return True
+    return False
+
+
 def _new(topic: topics.Topic) -> NewTopic:
     return NewTopic(topic.name, topic.partitions, topic.replication_factor, topic_configs=topic.configs)
 

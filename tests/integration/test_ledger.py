@@ -100,6 +100,14 @@ def test_a_stored_event_is_not_stored_again_and_takes_no_place(ledger: Ledger, d
     assert lsns(claim(ledger)) == [2]
 
 
+def test_a_topic_that_is_read_again_brings_back_no_payload_that_has_left(ledger: Ledger, database: Database) -> None:
+    ledger.store([entry(1), entry(2, "b")])
+    database.execute("DELETE FROM pgherald.event")
+    verify = Planned("verify", "verify", "mail:verify")
+    ledger.store([entry(1), entry(2, "b", planned=[verify])])
+    assert database.execute("SELECT record_offset FROM pgherald.event") == [(2,)]
+
+
 def test_a_repeated_event_does_not_disturb_a_delivery_in_work(ledger: Ledger, database: Database) -> None:
     ledger.store([entry(1)])
     (delivery,) = claim(ledger)

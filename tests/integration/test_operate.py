@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from cdc.runtime.errors import RetryableError
+from consumers import erase as erasures
 from consumers import operations
-from consumers.commands import deliveries, lanes, ledger
-from consumers.delivery import Delivery, Mark, Planned
+from consumers.commands import deliveries, erase, lanes, ledger
+from consumers.delivery import Delivery, Entry, Mark, Planned
 from consumers.ledger import Ledger
 from consumers.migrations import migrate
 from consumers.outcome import Dead, Outcome, Sent, Unknown
@@ -342,3 +344,72 @@ def test_a_change_that_meets_a_deadlock_is_made_again(kept: Ledger, settings: Pa
         cursor.execute("COMMIT")
         assert "2 are pending again" in replaying.result(20).output
     assert_one_head_per_queue(database)
+
+
+USER = '{"id":1}'
+EVERYTHING = """
+    SELECT row::text FROM (
+        SELECT to_jsonb(delivery) FROM pgherald.delivery UNION ALL SELECT to_jsonb(event) FROM pgherald.event
+        UNION ALL SELECT to_jsonb(operation) FROM pgherald.operation
+    ) AS everything (row)
+"""
+
+
+def ada(lsn: int) -> Entry:
+    value = b'{"op":"c","source":{"name":"t","ts_ms":1,"schema":"public","table":"User"},"after":{"email":"ada@x.org"}}'
+    return entry(lsn, USER, value=value)
+
+
+def test_an_erased_user_leaves_nothing_but_facts(kept: Ledger, settings: Path, database: Database) -> None:
+    kept.store([ada(1), ada(2), ada(3), entry(4, "grace")])
+    end(kept, Sent({"message_id": "<x@y>", "reply": "250 ok <ada@x.org>"}), Sent({}))
+    end(kept, Dead({"class": "MailRejected", "code": 550, "reason": "550 no <ada@x.org>"}))
+    said = json.loads(run(erase, settings, USER, "--json").output)
+    assert (said["deliveries"], said["cancelled"], said["events"]) == (3, 1, 3)
+    left = " ".join(row for (row,) in database.execute(EVERYTHING))
+    assert "ada@x.org" not in left
+    assert '"id\\\\":1' not in left
+    assert "<x@y>" in left
+    assert states(database) == {1: "sent", 2: "cancelled", 3: "cancelled", 4: "sent"}
+    errors = "SELECT error FROM pgherald.delivery WHERE state = 'cancelled' ORDER BY id"
+    assert database.execute(errors) == [
+        ({"class": "MailRejected", "code": 550, "reason": "erased"},),
+        ({"class": "Erased", "code": None, "reason": "erased"},),
+    ]
+    assert {row["key"] for row in listed(settings)} == {said["key"], "grace"}
+    # What is read again is known, and stays erased.
+    assert kept.store([ada(1)]) == []
+    assert "stay as they are" in run(deliveries, settings, "replay", "--key", said["key"], "--state", "sent").output
+    _, done = json.loads(run(ledger, settings, "history", "--json").output)
+    assert (done["command"], done["filter"], done["count"]) == ("erase", {"key": said["key"]}, 3)
+
+
+def test_an_erasure_says_what_stays_elsewhere(kept: Ledger, settings: Path, database: Database) -> None:
+    kept.store([ada(1)])
+    dry = run(erase, settings, '{ "id": 1 }', "--dry-run").output
+    assert "would be erased: 1 deliveries (1 of them cancelled)" in dry
+    assert "until kafka.retention (7 days" in dry
+    assert "t.public.User" in dry
+    assert states(database) == {1: "pending"}
+    assert "erased: 0 deliveries" in run(erase, settings, "nobody").output
+
+
+def test_an_erasure_waits_for_what_is_being_delivered(kept: Ledger, settings: Path, database: Database) -> None:
+    kept.store([ada(1), ada(2)])
+    (taken,) = kept.claim({LANE: 1}, RULES, 1, 60)
+    with ThreadPoolExecutor(1) as pool:
+        erasing = pool.submit(run, erase, settings, USER, "--json")
+        until(lambda: "cancelled" in states(database).values(), 10, "what waits to be cancelled")
+        assert states(database) == {1: "claimed", 2: "cancelled"}
+        assert kept.mark([Mark(taken, Sent({"reply": "250 <ada@x.org>"}), "me")])
+        assert json.loads(erasing.result(20).output)["deliveries"] == 2
+    assert states(database) == {1: "sent", 2: "cancelled"}
+    assert "ada@x.org" not in " ".join(row for (row,) in database.execute(EVERYTHING))
+
+
+def test_an_erasure_that_can_not_end_says_so(kept: Ledger, settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(erasures, "_PATIENCE_S", 0.0)
+    kept.store([ada(1)])
+    kept.claim({LANE: 1}, RULES, 1, 60)
+    with pytest.raises(RetryableError, match="Run it again"):
+        run(erase, settings, USER)
