@@ -96,7 +96,7 @@ class Publisher:
             self.size_bytes += size_bytes
             if size_bytes > _WIDE_BYTES:
                 self._wide.append(event)
-        self._producer.poll(0)
+        self._serve(0)
 
     def commit(self, topic: str, key: bytes, position: bytes) -> None:
         """End the open transaction with a position record; begin one if none is open.
@@ -129,7 +129,7 @@ class Publisher:
             except BufferError:
                 # The queue is full: reading stops here, feedback does not.
                 self._keep_alive()
-                self._producer.poll(0.1)
+                self._serve(0.1)
                 self._check()
             except KafkaException as exc:
                 if exc.args[0].code() in _TOO_LARGE:
@@ -137,6 +137,13 @@ class Publisher:
                 raise self._classify(exc.args[0]) from exc
             else:
                 return
+
+    def _serve(self, wait_s: float) -> None:
+        """Let librdkafka report; that this producer was fenced, it may say here first."""
+        try:
+            self._producer.poll(wait_s)
+        except KafkaException as exc:
+            raise self._classify(exc.args[0]) from exc
 
     def _in_slices(self, call: Callable[[], object]) -> None:
         """Repeat a call that may time out; librdkafka continues the same operation each time."""

@@ -1,0 +1,45 @@
+"""The transactional producer on a real broker, when another takes its transactional id."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from cdc.contract.event import Event
+from cdc.positions import ensure_topics
+from cdc.publisher import Publisher
+from cdc.runtime.errors import BrokerUnavailable
+from cdc.runtime.settings import Settings
+from deploy.local.net import until
+from tests.support.servers import KafkaServer
+
+
+@pytest.fixture
+def settings(kafka: KafkaServer, name: str) -> Settings:
+    given = Settings.model_validate(
+        {
+            "source": {"name": name, "dsn": "", "tables": [{"name": "users"}]},
+            "kafka": {"bootstrap_servers": kafka.bootstrap},
+        }
+    )
+    ensure_topics(given)
+    return given
+
+
+@pytest.fixture
+def publisher(settings: Settings) -> Iterator[Publisher]:
+    with closing(Publisher(settings.kafka, settings.transactional_id, lambda: None)) as made:
+        made.fence()
+        yield made
+
+
+def test_a_fence_that_is_noticed_between_two_records_is_classified_too(
+    settings: Settings, publisher: Publisher
+) -> None:
+    with closing(Publisher(settings.kafka, settings.transactional_id, lambda: None)) as rival:
+        rival.fence()
+        publisher.publish([Event(f"{settings.source.name}.public.users", b"1", b"{}", [], "", "c")])
+        with pytest.raises(BrokerUnavailable, match="FENCED"):
+            until(lambda: publisher.publish([]), 10, "the fence to be noticed")
