@@ -16,7 +16,12 @@ from functools import partial
 from typing import Any
 
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
-from kafka.errors import CommitFailedError, NoOffsetForPartitionError, OffsetOutOfRangeError
+from kafka.errors import (
+    CommitFailedError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+    RebalanceInProgressError,
+)
 
 from cdc.contract.topics import group_id, table_topic
 from cdc.runtime import kafka
@@ -34,6 +39,8 @@ from consumers.rules import Rules
 #: A killed process's partitions are another's after six seconds, the least that brokers allow by default; a broker that
 #: was away for long is tried every two.
 _MEMBERSHIP = {"session_timeout_ms": 6_000, "heartbeat_interval_ms": 2_000, "reconnect_backoff_max_ms": 2_000}
+#: What a commit meets when partitions are given to others, before it or while it is on its way.
+_OUT_OF_DATE = (CommitFailedError, RebalanceInProgressError)
 _POLL_MS = 1_000
 _ANSWER_MS = 10_000
 _SETTLE_S = 30.0
@@ -149,7 +156,7 @@ class Ingest:
             try:
                 # A crash just before: these records are read again and change nothing. Just after: they are not.
                 consumer.commit(offsets, timeout_ms=_ANSWER_MS)
-            except CommitFailedError:
+            except _OUT_OF_DATE:
                 # Others have these partitions now and read on from the last commit; what is stored is stored.
                 _log.info("offsets_left_to_others", partitions=len(offsets))
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import CommitFailedError, NoOffsetForPartitionError
+from kafka.errors import CommitFailedError, NoOffsetForPartitionError, RebalanceInProgressError
 
 from cdc.runtime import kafka as runtime_kafka
 from cdc.runtime.errors import RecordsLost
@@ -154,15 +154,21 @@ def test_a_restart_goes_on_from_the_offsets(settings: Settings, topic: Topic, re
     assert keys(database) == ["bob"]
 
 
+@pytest.mark.parametrize("said", [CommitFailedError, RebalanceInProgressError])
 def test_records_that_are_read_again_change_nothing(
-    settings: Settings, topic: Topic, read: Read, database: Database, monkeypatch: pytest.MonkeyPatch
+    settings: Settings,
+    topic: Topic,
+    read: Read,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    said: type[Exception],
 ) -> None:
     """A crash after the store and before the offsets, as a rebalance looks from inside."""
     refused = []
 
     def refuse(_consumer: KafkaConsumer, offsets: object, **_: object) -> None:
         refused.append(offsets)
-        raise CommitFailedError
+        raise said
 
     topic.register("ada", "bob")
     monkeypatch.setattr(KafkaConsumer, "commit", refuse)
