@@ -69,6 +69,7 @@ class Stream:
             if self._commit_due(idle=wait_s > 0):
                 self._commit()
             self._slot.confirm()
+            self._router.tables.look()
             if wait_s:
                 if self._publisher.began_at is None:
                     lag.caught_up()

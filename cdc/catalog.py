@@ -1,61 +1,160 @@
-"""What PostgreSQL's catalog says of the captured tables: columns, types, key, replica identity."""
+"""What PostgreSQL's catalog says of the captured tables: columns, types, key, replica identity, partitions."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from contextlib import closing
+from typing import Any, NamedTuple
 
-from cdc.relation import Column, Relation
-from cdc.runtime.errors import ConfigInvalid
+from cdc.relation import Column, Identity, Relation, Seen, base_type
+from cdc.runtime.errors import RetryableError
 from cdc.runtime.fields import TableName
 from cdc.runtime.postgres import Connection, errors
 
-_COLUMNS = """
-    SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attstorage <> 'p'
-    FROM pg_attribute a WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
-"""
-_KEY = """
-    SELECT a.attname FROM pg_index i
-    JOIN unnest(i.indkey) WITH ORDINALITY k(attnum, place) ON true
-    JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-    WHERE i.indrelid = %s AND i.indisprimary ORDER BY k.place
-"""
+_VISIBLE_S = 5.0
+_ASK_AGAIN_S = 0.005
+#: The identity of a partitioned table is that of its partitions, each of which has its own: the least of them.
 _RELATION = """
-    SELECT c.oid, c.relreplident, c.relkind = 'p' FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    SELECT c.oid, c.relkind = 'p', coalesce(parts.least, strpos('nidf', c.relreplident::text)),
+        (SELECT a.xmin::text::bigint FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
+         ORDER BY age(a.xmin) LIMIT 1),
+        coalesce(parts.wide, pg_relation_size(nullif(c.reltoastrelid, 0)) > 0)
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN LATERAL (
+        SELECT min(strpos('nidf', leaf.relreplident::text)) AS least,
+               bool_or(pg_relation_size(nullif(leaf.reltoastrelid, 0)) > 0) AS wide
+        FROM pg_partition_tree(c.oid) t JOIN pg_class leaf ON leaf.oid = t.relid AND t.isleaf
+        WHERE c.relkind = 'p'
+    ) parts ON true
     WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p')
 """
+_IDENTITIES: Sequence[Identity] = ("nothing", "index", "default", "full")
+#: attlen -1 is what wal2json asks before it leaves an unchanged value out; a storage option says nothing of old values.
+_COLUMNS = """
+    SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attlen = -1, a.xmin::text::bigint
+    FROM pg_attribute a WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
+"""
+#: A deferrable key is none for the WAL.
+_INDEXES = """
+    SELECT a.attname, i.indisprimary, i.indisreplident, k.place <= i.indnkeyatts FROM pg_index i
+    JOIN unnest(i.indkey) WITH ORDINALITY k(attnum, place) ON true
+    JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+    WHERE i.indrelid = %s AND (i.indisprimary OR i.indisreplident) AND i.indisvalid AND i.indimmediate
+    ORDER BY k.place
+"""
 _DOMAINS = "SELECT format_type(oid, NULL), format_type(typbasetype, typtypmod) FROM pg_type WHERE typtype = 'd'"
+_ROOT = """
+    SELECT c.xmin::text::bigint, rn.nspname, r.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN pg_class r ON c.relispartition AND r.oid = pg_partition_root(c.oid)
+    LEFT JOIN pg_namespace rn ON rn.oid = r.relnamespace
+    WHERE n.nspname = %s AND c.relname = %s
+"""
+_PARTITIONS = """
+    SELECT n.nspname, c.relname FROM pg_class r JOIN pg_namespace rn ON rn.oid = r.relnamespace,
+    LATERAL pg_partition_tree(r.oid) t JOIN pg_class c ON c.oid = t.relid JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE rn.nspname = %s AND r.relname = %s AND r.relkind = 'p' AND t.level > 0
+"""
+
+_PLACES = """
+    SELECT n.nspname, c.relname, c.oid, c.relkind = 'p' FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE (n.nspname, c.relname) IN %s AND c.relkind IN ('r', 'p')
+"""
+_NAME_OF = "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %s"
+
+
+class Place(NamedTuple):
+    """Which table has a name now."""
+
+    oid: int
+    partitioned: bool
+
+
+class Catalog:
+    """Asks a session; every answer is newer than what was `seen` before it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def seen(self, xid: int | None = None) -> Seen:
+        """Tell which transactions the next answers see; wait for this one, which is committed.
+
+        The WAL tells of a commit before other sessions see it. Raises RetryableError where that takes long: it waits
+        for a standby.
+        """
+        until = time.monotonic() + _VISIBLE_S
+        while True:
+            seen = Seen.parse(self._ask("SELECT pg_current_snapshot()::text")[0][0])
+            if xid is None or seen.includes(xid):
+                return seen
+            if time.monotonic() > until:
+                raise RetryableError("a committed transaction is not visible yet: it waits for a synchronous standby")
+            time.sleep(_ASK_AGAIN_S)
+
+    def relation(self, name: TableName) -> Relation | None:
+        """Read one table's shape; None when there is no such table."""
+        return read_relation(self._connection, name)
+
+    def root(self, name: TableName) -> tuple[TableName | None, int | None]:
+        """Find the partitioned table that a table is a part of, and who altered the table last; None if it is gone."""
+        found = self._ask(_ROOT, name)
+        if not found:
+            return None, None
+        changed_xid, *root = found[0]
+        return (TableName(*root) if root[0] else None), changed_xid
+
+    def partitions(self, root: TableName) -> list[TableName]:
+        """List the parts of a partitioned table, and theirs."""
+        return [TableName(*row) for row in self._ask(_PARTITIONS, root)]
+
+    def places(self, names: list[TableName]) -> dict[TableName, Place]:
+        """Tell which of these names are tables now."""
+        found = self._ask(_PLACES, (tuple(names),))
+        return {TableName(schema, table): Place(*place) for schema, table, *place in found}
+
+    def name_of(self, oid: int) -> TableName | None:
+        """Tell how a table is called now; None when it is gone."""
+        found = self._ask(_NAME_OF, (oid,))
+        return TableName(*found[0]) if found else None
+
+    def _ask(self, query: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        with errors(), closing(self._connection.cursor()) as cursor:
+            cursor.execute(query, parameters)
+            return cursor.fetchall()
 
 
 def read_relation(connection: Connection, name: TableName) -> Relation | None:
-    """Read one table's shape; None when there is no such table. Raises ConfigInvalid for a partitioned one."""
+    """Read one table's shape; None when there is no such table."""
     with errors(), closing(connection.cursor()) as cursor:
         cursor.execute(_RELATION, name)
         found = cursor.fetchone()
         if found is None:
             return None
-        oid, identity, partitioned = found
-        if partitioned:
-            # Its rows are logged under their partitions' names: a filter on the root would see nothing.
-            raise ConfigInvalid(f"{name.sql()} is partitioned", hint="Name its partitions in source.tables, each one")
+        oid, partitioned, place, changed_xid, wide = found
         cursor.execute(_DOMAINS)
         domains = dict(cursor.fetchall())
         cursor.execute(_COLUMNS, (oid,))
-        columns = tuple(_column(domains, *found) for found in cursor)
-        cursor.execute(_KEY, (oid,))
-        key = tuple(column for (column,) in cursor)
-    return Relation(name, columns, key, identity in ("f", b"f"))
+        columns = tuple(_column(domains, *column) for column in cursor)
+        cursor.execute(_INDEXES, (oid,))
+        primary, key, identity = _keys(_IDENTITIES[place - 1], cursor.fetchall())
+    return Relation(name, columns, key, identity, primary, partitioned, changed_xid or 0, bool(wide), domains)
 
 
-def _column(domains: dict[str, str], name: str, type_: str, toastable: bool) -> Column:
+def _keys(
+    identity: Identity, indexed: list[tuple[str, bool, bool, bool]]
+) -> tuple[frozenset[str], tuple[str, ...], Identity]:
+    """Give the columns of the primary key's index, those of the key in order, and what the WAL has of an old row."""
+    primary = tuple(name for name, is_primary, _, is_key in indexed if is_primary and is_key)
+    named = tuple(name for name, _, is_identity, is_key in indexed if is_identity and is_key)
+    if identity == "index" and not named:
+        identity = "nothing"  # its index is gone
+    elif identity == "index" and primary and set(primary) <= set(named):
+        identity = "default"  # it holds the primary key, which is all that is asked of it
+    key = primary or (named if identity == "index" else ())
+    return frozenset(name for name, is_primary, *_ in indexed if is_primary), key, identity
+
+
+def _column(domains: dict[str, str], name: str, type_: str, toastable: bool, since_xid: int) -> Column:
     # The one quoted name that needs no schema: wal2json takes its quotes for those of JSON.
     logged = "char" if type_ == '"char"' else type_
-    return Column(name, logged, base_type(type_, domains), toastable)
-
-
-def base_type(type_name: str, domains: dict[str, str]) -> str:
-    """Look below domains: a `posint[]` over `integer` is `integer[]`."""
-    element = type_name.removesuffix("[]")
-    if element != type_name:
-        return base_type(element, domains) + "[]"
-    below = domains.get(type_name)
-    return base_type(below, domains) if below else type_name
+    return Column(name, logged, base_type(type_, domains), toastable, since_xid)

@@ -2,11 +2,66 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from cdc.contract.position import parse_lsn
 from cdc.runtime.fields import TableName
+
+#: Types whose values are never stored out of line; what is not named here may be.
+_FIXED = frozenset(
+    """
+    smallint integer bigint oid boolean real money date uuid macaddr macaddr8 point lseg box line circle interval char
+    name pg_lsn xid xid8 cid tid
+    """.split()
+) | {"double precision", *(f"{t} {z} time zone" for t in ("time", "timestamp") for z in ("with", "without"))}
+_MODIFIER = re.compile(r"\(.*?\)")
+
+
+def may_be_wide(base_type: str) -> bool:
+    """Tell by its type alone whether a column that the catalog no longer has may be absent from an update's line."""
+    return _MODIFIER.sub("", base_type) not in _FIXED
+
+
+def base_type(type_name: str, domains: Mapping[str, str]) -> str:
+    """Look below domains: a `posint[]` over `integer` is `integer[]`."""
+    element = type_name.removesuffix("[]")
+    if element != type_name:
+        return base_type(element, domains) + "[]"
+    below = domains.get(type_name)
+    return base_type(below, domains) if below else type_name
+
+
+def is_before(xid: int, other: int) -> bool:
+    """Tell whether a transaction got its id before another one; ids go round."""
+    return other > _LAST_SPECIAL_XID and (xid - other) & 0xFFFFFFFF >= 0x80000000
+
+
+#: Below are the ids of what has always been there.
+_LAST_SPECIAL_XID = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Which transactions a reading of the catalog saw (pg_current_snapshot): what it says holds for their rows."""
+
+    next_xid: int
+    running: frozenset[int] = frozenset()
+
+    @classmethod
+    def parse(cls, snapshot: str) -> Seen:
+        """Read `xmin:xmax:xip,xip`, whose ids carry their epoch; lines of wal2json have them without."""
+        _, next_xid, running = snapshot.split(":")
+        return cls(int(next_xid) & 0xFFFFFFFF, frozenset(int(xid) & 0xFFFFFFFF for xid in running.split(",") if xid))
+
+    def includes(self, xid: int) -> bool:
+        """Tell whether a committed transaction was seen."""
+        return is_before(xid, self.next_xid) and xid not in self.running
+
+
+NOTHING_SEEN = Seen(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +75,12 @@ class Column:
     base_type: str
     #: Its values may be stored out of line, and then be absent from an update's line.
     toastable: bool
+    #: The transaction that added, renamed or altered it last: before, it was otherwise or not there.
+    since_xid: int = 0
+
+
+#: What of the old row is in the WAL (REPLICA IDENTITY): the primary key, all of it, an index's columns, nothing.
+Identity = Literal["default", "full", "index", "nothing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +89,29 @@ class Relation:
 
     name: TableName
     columns: tuple[Column, ...]
+    #: The primary key in the index's order; without one the columns of the replica identity's index.
     key: tuple[str, ...]
-    #: REPLICA IDENTITY FULL: the old row of an update or delete is in the WAL.
-    full_identity: bool
+    identity: Identity = "default"
+    #: The columns of the primary key's index, those of INCLUDE too: what wal2json lists as `pk`.
+    primary: frozenset[str] = frozenset()
+    #: Its rows lie in partitions, and the WAL names those. The identity is then the least of theirs.
+    partitioned: bool = False
+    #: The transaction that changed its columns last.
+    changed_xid: int = 0
+    #: Whether any value is stored out of line now.
+    has_wide_values: bool = True
+    #: What the domains of the database are made of.
+    domains: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def full_identity(self) -> bool:
+        """Whether the old row of an update or delete is in the WAL."""
+        return self.identity == "full"
+
+    @property
+    def logs_old_keys(self) -> bool:
+        """Whether a delete tells whose row is gone, and an update which key it had."""
+        return self.identity in ("default", "full") or (self.identity == "index" and not self.primary)
 
 
 @dataclass(frozen=True, slots=True)

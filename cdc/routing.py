@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
+from typing import Protocol
 
 import msgspec
 
@@ -26,9 +27,7 @@ from cdc.contract.envelope import (
 from cdc.contract.event import Event, Headers
 from cdc.contract.position import Position, event_id, parse_lsn
 from cdc.contract.topics import message_topic
-from cdc.relation import Relation
 from cdc.rows import TablePlan
-from cdc.runtime.fields import TableName
 from cdc.values import FAULTS
 from cdc.wal2json import Begin, Change, Commit, Delete, Insert, Message, RowChange, Truncate, Update
 
@@ -60,8 +59,18 @@ def microseconds(timestamp: str) -> int:
     return (since.days * 86400 + since.seconds) * 1_000_000 + since.microseconds
 
 
+class Tables(Protocol):
+    """Knows how the lines of each table are written."""
+
+    def plan(self, change: RowChange | Truncate, xid: int) -> TablePlan | None:
+        """Find the plan of a line of a transaction; None where it is not to be published."""
+
+    def look(self) -> None:
+        """Now and then, see what became of the tables."""
+
+
 class Router:
-    """Turns the lines of the slot, in order, into records. Keeps the open transaction and the tables' plans, no more.
+    """Turns the lines of the slot, in order, into records. Keeps the open transaction, no more.
 
     Every line must pass through `events`, also those already published: order numbers and flags depend on them.
     """
@@ -71,17 +80,14 @@ class Router:
         name: str,
         database: str,
         epoch: int,
-        plan_of: Callable[[TableName, Relation | None], TablePlan],
-        reread: Callable[[TableName], Relation | None],
+        tables: Tables,
         origin_name: Callable[[int], str | None] = lambda _id: None,
     ) -> None:
         self._name = name
         self._database = database
         self._epoch = epoch
-        self._plan_of = plan_of
-        self._reread = reread
+        self.tables = tables
         self._origin_name = cache(origin_name)
-        self._plans: dict[tuple[str, str], TablePlan] = {}
         self._open: _Transaction | None = None
         self._last_commit_lsn: int | None = None
 
@@ -96,10 +102,7 @@ class Router:
         Raises ChangeUndecodable when a value can't be written.
         """
         if isinstance(change, RowChange):
-            try:
-                return list(self._row_events(change, position, now_ns))
-            except FAULTS:
-                raise self._plan(change).unwritable(change) from None  # not `from` it: its text shows the value
+            return self._row(change, position, now_ns)
         if isinstance(change, Begin):
             origin = _json(self._origin_name(change.origin)) if change.origin else b"null"
             self._open = _Transaction(change.xid, microseconds(change.timestamp), origin, self._last_commit_lsn)
@@ -107,13 +110,21 @@ class Router:
             self._last_commit_lsn = parse_lsn(change.nextlsn)
             self._open = None
         elif isinstance(change, Truncate):
-            return [self._truncate(change, position, now_ns)]
+            return list(self._truncate(change, position, now_ns))
         elif isinstance(change, Message):
             return self._message(change, position, now_ns)
         return []
 
-    def _row_events(self, change: RowChange, position: Position, now_ns: int) -> Iterator[Event]:
+    def _row(self, change: RowChange, position: Position, now_ns: int) -> list[Event]:
         plan = self._plan(change)
+        if plan is None:
+            return []
+        try:
+            return list(self._row_events(plan, change, position, now_ns))
+        except FAULTS:
+            raise plan.unwritable(change) from None  # not `from` it: its text shows the value
+
+    def _row_events(self, plan: TablePlan, change: RowChange, position: Position, now_ns: int) -> Iterator[Event]:
         before, after = plan.rows(change)
         key, old_key = plan.keys(change)
         if isinstance(change, Update) and old_key is not None and old_key != key:
@@ -143,23 +154,13 @@ class Router:
         came: Headers = [(HEADER_OLD_KEY, old_key)]
         yield self._event(plan, change.lsn, "c", key, (b"null", rows[1]), f"{id_}:c", came, now_ns)
 
-    def _truncate(self, change: Truncate, position: Position, now_ns: int) -> Event:
-        plan = self._plan(change)
-        id_ = event_id(self._name, self._epoch, position)
-        return self._event(plan, change.lsn, "t", None, (b"null", b"null"), id_, [], now_ns)
+    def _truncate(self, change: Truncate, position: Position, now_ns: int) -> Iterator[Event]:
+        if plan := self._plan(change):
+            id_ = event_id(self._name, self._epoch, position)
+            yield self._event(plan, change.lsn, "t", None, (b"null", b"null"), id_, [], now_ns)
 
-    def _plan(self, change: RowChange | Truncate) -> TablePlan:
-        """Find the plan that fits this line; the catalog is read again when the line's shape is a new one."""
-        place = (change.schema, change.table)
-        plan = self._plans.get(place)
-        if plan is None or (isinstance(change, RowChange) and not plan.fits(change)):
-            name = TableName(*place)
-            plan = self._plan_of(name, self._reread(name))
-            if isinstance(change, RowChange) and not plan.fits(change):
-                # The catalog is ahead of this line, or the table is gone: the line itself says what it holds.
-                plan = plan.as_in(change)
-            self._plans[place] = plan
-        return plan
+    def _plan(self, change: RowChange | Truncate) -> TablePlan | None:
+        return self.tables.plan(change, self._open.xid if self._open else 0)
 
     def _event(
         self,

@@ -5,8 +5,8 @@ A plan fits the lines of one shape of the table; after DDL a new one is made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -16,11 +16,11 @@ from cdc import wal2json
 from cdc.contract.envelope import UNAVAILABLE
 from cdc.contract.topics import table_topic
 from cdc.privacy import Treatment, guard, treatment
-from cdc.relation import Column, Relation
+from cdc.relation import Column, Relation, base_type, is_before, may_be_wide
 from cdc.runtime.errors import ChangeUndecodable, ConfigInvalid
 from cdc.runtime.fields import TableName
 from cdc.runtime.sections import Source, SourceTable
-from cdc.values import FAULTS, Codec, codec, of_domain
+from cdc.values import FAULTS, Codec, FromToken, codec, of_domain
 from cdc.wal2json import Delete, Insert, RowChange
 
 _json = msgspec.json.encode
@@ -37,7 +37,6 @@ class _Column(NamedTuple):
     #: The same, or None where the column can't be part of a key either.
     key_label: bytes | None
     codec: Codec
-    toastable: bool
 
 
 @dataclass(frozen=True)
@@ -52,39 +51,87 @@ class TablePlan:
     source_tail: bytes
     columns: dict[str, _Column]
     key: tuple[str, ...]
-    full_identity: bool
+    relation: Relation
     table: SourceTable
     hash_key: bytes
+    _other_keys: dict[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict, init=False, repr=False)
 
-    def fits(self, change: RowChange) -> bool:
-        """Tell whether a line has this shape: its columns are ours, and those it lacks may be unchanged TOAST."""
+    def shows(self, change: RowChange) -> bool:
+        """Tell whether a line shows all of this shape: the same columns in the same order, their types, the key."""
         given = change.columns or change.identity
+        shape = self._shape
+        if len(given) != len(shape) or not self._has_key(change.pk):
+            return False
+        for column, (name, type_) in zip(given, shape, strict=False):
+            if column.name != name or column.type != type_:
+                return False
+        return True
+
+    def _has_key(self, given: Sequence[wal2json.KeyColumn]) -> bool:
+        """Tell whether a line lists the columns of our primary key."""
+        primary = self._primary
+        if len(given) == 1 == len(primary):
+            return given[0].name == primary[0]  # for most rows of most tables
+        return [column.name for column in given] == list(primary)
+
+    def fits(self, change: RowChange, xid: int) -> bool:
+        """Tell whether a line can have this shape: its columns are ours, and those it lacks have a reason."""
+        given = change.columns or change.identity
+        if {column.name for column in change.pk} != self.relation.primary:
+            return False
         columns = self.columns
         for column in given:
             known = columns.get(column.name)
             if known is None or known.type != column.type:
                 return False
-        if len(given) == len(columns) or isinstance(change, Delete):
-            return True
-        if isinstance(change, Insert):
-            return False
-        present = {column.name for column in given}
-        return all(known.toastable for name, known in columns.items() if name not in present)
+        return len(given) + len(self._left_out(change, xid)) == len(columns)
 
-    def as_in(self, change: RowChange) -> TablePlan:
-        """Make the plan of a line that the catalog no longer knows: its own columns, and no others."""
-        given = change.columns or change.identity
-        known = self.columns
-        columns = tuple(
-            Column(
-                column.name,
-                column.type,
-                column.type,
-                column.name in known and known[column.name].toastable,
-            )
-            for column in given
+    def _left_out(self, change: RowChange, xid: int) -> list[Column]:
+        """Give the columns that the table may have had although the line lacks them.
+
+        Of a deleted row the key is enough; an update has no wide values that did not change. A column that was altered
+        since may have come since, and is taken for one that did where nothing is stored out of line.
+        """
+        if isinstance(change, Insert) or (isinstance(change, Delete) and self._is_whole(change)):
+            return []
+        given = {column.name for column in change.columns or change.identity}
+        absent = [column for column in self.relation.columns if column.name not in given]
+        if isinstance(change, Delete):
+            return absent
+        wide = self.relation.has_wide_values
+        return [column for column in absent if column.toastable and (wide or not is_before(xid, column.since_xid))]
+
+    def _is_whole(self, change: Delete) -> bool:
+        return self.relation.full_identity and len(change.identity) > len(change.pk)
+
+    def as_in(self, change: RowChange, xid: int, before: TablePlan | None = None) -> TablePlan:
+        """Make the plan of a line that neither the catalog nor the shape before it explains: its own columns and types.
+
+        An unchanged wide value has no name in an update's line. So the columns stay that it may have been left out of:
+        one too many says "not in the WAL", one too few would have vanished without a word.
+        """
+        # A shape that has none of the line's columns is that of another table, which had or has the name.
+        shapes = [shape for shape in (before, self) if shape and shape._has_any(change.columns or change.identity)]
+        known = {column.name: column for shape in shapes for column in shape.relation.columns}
+        columns = {}
+        for given in change.columns or change.identity:
+            base = base_type(given.type, self.relation.domains)
+            same = known.get(given.name)
+            wide = same.toastable if same and same.type == given.type else may_be_wide(base)
+            columns[given.name] = Column(given.name, given.type, base, wide)
+        left_out = {column.name: column for shape in shapes for column in shape._left_out(change, xid)}
+        primary = tuple(column.name for column in change.pk)
+        key = self.key if set(primary) == self.relation.primary else primary
+        relation = replace(
+            self.relation,
+            columns=tuple((columns | left_out).values()),
+            key=key,
+            primary=frozenset(primary),
         )
-        return replace(self, columns=_columns(columns, self.table, self.hash_key))
+        return _planned(self, relation)
+
+    def _has_any(self, given: Iterable[wal2json.Column]) -> bool:
+        return any((column.name, column.type) in self._shape for column in given)
 
     def rows(self, change: RowChange) -> tuple[bytes, bytes]:
         """Render before and after as JSON objects, or null."""
@@ -101,16 +148,31 @@ class TablePlan:
         return self._row(change.identity, absent=_NULL)
 
     def keys(self, change: RowChange) -> tuple[bytes | None, bytes | None]:
-        """Render the row's key and the key it had before; None without a primary key.
+        """Render the row's key and the key it had before; None where the line tells of none.
 
         Raises ConfigInvalid when a key column must not leave: the key of an old line may be another than today's.
         """
-        key = tuple(column.name for column in change.pk)
+        key = self._key_of(change)
         if not key:
             return None, None
         old = self._key(key, change.identity)
-        new = self._key(key, change.columns) if change.columns else old
+        # A key that is wide and did not change stands in the identity alone.
+        new = self._key(key, change.columns, change.identity) if change.columns else old
         return new, old
+
+    def _key_of(self, change: RowChange) -> tuple[str, ...]:
+        """Give the key's columns in their order; the line lists them as the table does, those of INCLUDE among them."""
+        if self._has_key(change.pk):
+            return self.key
+        given = tuple(column.name for column in change.pk)
+        if given not in self._other_keys:
+            self._other_keys[given] = self.key if set(given) == self.relation.primary else given
+        return self._other_keys[given]
+
+    @property
+    def from_sql(self) -> str:
+        """Write what a SELECT of its rows is from: a partitioned table has them in its parts, others only in itself."""
+        return self.name.sql() if self.relation.partitioned else f"ONLY {self.name.sql()}"
 
     def written(self) -> list[str]:
         """Name the columns that leave the reader, in table order."""
@@ -153,21 +215,35 @@ class TablePlan:
     def _written(self) -> list[tuple[str, _Column]]:
         return [(name, column) for name, column in self.columns.items() if column.label is not None]
 
+    @cached_property
+    def _shape(self) -> list[tuple[str, str]]:
+        return [(name, column.type) for name, column in self.columns.items()]
+
+    @cached_property
+    def _ordered(self) -> list[tuple[str, bytes | None, FromToken]]:
+        return [(name, column.label, column.codec.from_token) for name, column in self.columns.items()]
+
+    @cached_property
+    def _primary(self) -> tuple[str, ...]:
+        return tuple(name for name in self.columns if name in self.relation.primary)
+
     def _is_full(self, change: RowChange) -> bool:
         """Tell whether the line holds the whole old row; a table of key columns only needs the catalog's word."""
         if len(change.identity) < len(self.columns):
             return False
-        return self.full_identity or {c.name for c in change.identity} != {c.name for c in change.pk}
+        return self.relation.full_identity or {c.name for c in change.identity} != {c.name for c in change.pk}
 
-    def _key(self, key: tuple[str, ...], columns: Sequence[wal2json.Column]) -> bytes | None:
-        given = {column.name: column for column in columns if column.name in key}
-        if len(given) < len(key):
-            return None
+    def _key(
+        self, key: tuple[str, ...], columns: Sequence[wal2json.Column], older: Sequence[wal2json.Column] = ()
+    ) -> bytes | None:
         parts = []
         for name in key:
+            given = _named(name, columns) or _named(name, older)
+            if given is None:
+                return None
             if (label := self.columns[name].key_label) is None:
                 raise _secret_key(self.name, name)
-            parts.append(label + self._value(given[name]))
+            parts.append(label + self._value(given))
         return b"{" + b",".join(parts) + b"}"
 
     def _value(self, column: wal2json.Column) -> bytes:
@@ -182,40 +258,54 @@ class TablePlan:
         absent: bytes = _UNAVAILABLE,
     ) -> bytes:
         """Render a row in table order; what is absent comes from the old row where there is one."""
-        columns = self.columns
         parts = []
-        if len(given) == len(columns):
-            for column in given:
-                _, label, _, (_, from_token, _), _ = columns[column.name]
+        if len(given) == len(self._ordered):
+            for column, (name, label, from_token) in zip(given, self._ordered, strict=False):
+                if column.name != name:
+                    break  # a partition has the columns of its root in an order of its own
                 if label is not None:
                     token = bytes(column.value)
                     parts.append(label + (token if from_token is None or token == _NULL else from_token(token)))
-            return b"{" + b",".join(parts) + b"}"
+            else:
+                return b"{" + b",".join(parts) + b"}"
         values = {column.name: column for column in (*older, *given)}
-        for name, (_, label, _, _, _) in columns.items():
-            if label is not None:
-                parts.append(label + (self._value(values[name]) if name in values else absent))
+        parts = [
+            label + (self._value(values[name]) if name in values else absent)
+            for name, label, _ in self._ordered
+            if label is not None
+        ]
         return b"{" + b",".join(parts) + b"}"
+
+
+def _named(name: str, columns: Iterable[wal2json.Column]) -> wal2json.Column | None:
+    for column in columns:
+        if column.name == name:
+            return column
+    return None
 
 
 def plan(source: Source, table: SourceTable, relation: Relation) -> TablePlan:
     """Plan a table by the settings and its present shape. Raises ConfigInvalid when a key column must not leave."""
-    hash_key = source.hash_key.get_secret_value().encode() if source.hash_key else b""
-    columns = _columns(relation.columns, table, hash_key)
-    for name in relation.key:
-        if columns[name].key_label is None:
-            raise _secret_key(relation.name, name)
-    return TablePlan(
+    empty = TablePlan(
         name=relation.name,
         topic=table_topic(source.name, *relation.name),
         title=str(relation.name),
         source_tail=b'"schema":%b,"table":%b' % (_json(relation.name.schema), _json(relation.name.table)),
-        columns=columns,
-        key=relation.key,
-        full_identity=relation.full_identity,
+        columns={},
+        key=(),
+        relation=relation,
         table=table,
-        hash_key=hash_key,
+        hash_key=source.hash_key.get_secret_value().encode() if source.hash_key else b"",
     )
+    return _planned(empty, relation)
+
+
+def _planned(plan: TablePlan, relation: Relation) -> TablePlan:
+    columns = _columns(relation.columns, plan.table, plan.hash_key)
+    for name in relation.key:
+        if name in columns and columns[name].key_label is None:
+            raise _secret_key(relation.name, name)
+    return replace(plan, relation=relation, key=relation.key, columns=columns)
 
 
 def _columns(columns: Sequence[Column], table: SourceTable, hash_key: bytes) -> dict[str, _Column]:
@@ -226,7 +316,7 @@ def _columns(columns: Sequence[Column], table: SourceTable, hash_key: bytes) -> 
         key_label = None if how is Treatment.MASK else label
         plain = codec(column.base_type)
         rendered = plain if column.base_type == column.type else of_domain(plain)
-        planned[column.name] = _Column(column.type, label, key_label, guard(rendered, how, hash_key), column.toastable)
+        planned[column.name] = _Column(column.type, label, key_label, guard(rendered, how, hash_key))
     return planned
 
 

@@ -61,7 +61,7 @@ def read_table(connection: Connection, plan: TablePlan, on_row: Callable[[list[s
     """Read every row of a table, in no order, one by one in flat memory."""
     columns = ", ".join(quoted(name) for name in plan.written())
     with errors(), closing(connection.cursor()) as cursor:
-        query = f"COPY (SELECT {columns} FROM ONLY {plan.name.sql()}) TO STDOUT"  # noqa: S608  quoted identifiers
+        query = f"COPY (SELECT {columns} FROM {plan.from_sql}) TO STDOUT"  # noqa: S608  quoted identifiers
         cursor.copy_expert(query, _Lines(on_row, plan.title))
 
 

@@ -7,18 +7,18 @@ from contextlib import ExitStack, closing
 
 import msgspec
 
-from cdc import catalog, origins, positions, resume, slot, snapshot
+from cdc import catalog, origins, positions, resume, slot, snapshot, tables
 from cdc.contract.event import Event
-from cdc.contract.position import SnapshotState, format_lsn
+from cdc.contract.position import Part, SnapshotState, format_lsn
 from cdc.contract.topics import positions_topic
+from cdc.partitions import Partitions
 from cdc.publisher import Publisher
-from cdc.relation import Cluster, Relation
+from cdc.relation import Cluster
 from cdc.resume import Resume
 from cdc.routing import Router
 from cdc.rows import TablePlan, plan
 from cdc.runtime import postgres
 from cdc.runtime.errors import AccessDenied, PositionMismatch, SlotInUse
-from cdc.runtime.fields import TableName
 from cdc.runtime.lifecycle import Stop, Stopped
 from cdc.runtime.log import get_logger
 from cdc.runtime.settings import Settings
@@ -29,15 +29,24 @@ _log = get_logger("capture")
 _PROGRESS_EVERY_S = 5.0
 _COMMIT_ROWS = 10_000
 _COMMIT_BYTES = 8_000_000
+_LEDGER = ("migration", "event", "delivery", "lane")
 #: Rows that come slowly must not let the transaction time out.
 _COMMIT_AGE_S = 1.0
 
 
-def slot_options(settings: Settings) -> dict[str, str]:
-    """Give wal2json's options, with the captured tables as its filter wants them written."""
-    tables = ",".join(f"{_filtered(t.name.schema)}.{_filtered(t.name.table)}" for t in settings.source.tables)
-    names = sorted(settings.source.skip_origins)
-    return {**OPTIONS, "add-tables": tables, **({origins.FILTER: ",".join(names)} if names else {})}
+def slot_options(settings: Settings, *, partitioned: bool = False) -> dict[str, str]:
+    """Give wal2json's options, with the captured tables as its filter wants them written.
+
+    Parts of a partitioned table may come in any schema and under any name while we read, and the filter is fixed when
+    we start: with such a table all lines pass but those of our own ledger, and `CapturedTables` chooses.
+    """
+    if partitioned:
+        chosen = {"filter-tables": ",".join(f"pgherald.{table}" for table in _LEDGER)}
+    else:
+        names = (f"{_filtered(table.name.schema)}.{_filtered(table.name.table)}" for table in settings.source.tables)
+        chosen = {"add-tables": ",".join(names)}
+    skipped = sorted(settings.source.skip_origins)
+    return {**OPTIONS, **chosen, **({origins.FILTER: ",".join(skipped)} if skipped else {})}
 
 
 def _filtered(identifier: str) -> str:
@@ -68,13 +77,15 @@ def open_session(settings: Settings, opened: ExitStack, stop: Stop) -> tuple[Slo
         closing(Publisher(settings.kafka, settings.transactional_id, keep_alive=held.confirm))
     )
     cluster = held.identify()
-    options = slot_options(settings)
+    wide = any(planned.relation.partitioned for planned in plans)
+    options = slot_options(settings, partitioned=wide)
     with closing(connect(settings)) as copying:
         # The exported snapshot ends with the next replication command: take it over before streaming starts.
         exported = None if slot.exists(connection, held.name) else _create(settings, held, publisher, cluster)
         xid = snapshot.begin(copying, exported.snapshot_name) if exported else None
         held.start(origins.resolved(options, connection, settings.source.skip_origins))
-        _tell(plans)
+        for planned in plans:
+            tables.tell(planned)
         publisher.fence()
         # Only now nobody else moves the slot.
         resumed = _resume(settings, cluster, options, held.start_lsn(connection))
@@ -82,7 +93,12 @@ def open_session(settings: Settings, opened: ExitStack, stop: Stop) -> tuple[Slo
             xid = snapshot.begin(copying, None) if xid is None else xid
             _Snapshot(settings, held, publisher, resumed, cluster.database, stop).run(copying, xid, plans)
     resumed.state = msgspec.structs.replace(resumed.state, timeline=cluster.timeline, options=resume.hash_of(options))
-    return held, publisher, _router(settings, connection, cluster.database, resumed.state.epoch), resumed
+    recorded = resumed.state.parts
+    router = _router(settings, connection, cluster.database, resumed, plans)
+    if resumed.state.parts != recorded:
+        # Before anything else happens to them: a crash from here on, and the next start knows them.
+        publisher.commit(*resumed.record(resumed.position, complete=resumed.state.complete))
+    return held, publisher, router, resumed
 
 
 def _ensure_topics(settings: Settings) -> None:
@@ -102,17 +118,9 @@ def table_plans(settings: Settings, connection: postgres.Connection) -> list[Tab
         if relation is None:
             hint = 'Create it, or correct source.tables (names are written as in SQL: public."User")'
             raise AccessDenied(f"there is no table {table.name.sql()} that this role may see", hint=hint)
+        tables.check_part(settings.source, table.name, catalog.Catalog(connection).root(table.name)[0])
         plans.append(plan(settings.source, table, relation))
     return plans
-
-
-def _tell(plans: list[TablePlan]) -> None:
-    """Log what is captured: the columns that stay home above all."""
-    for planned in plans:
-        if not planned.key:
-            _log.warning("table_without_key", table=planned.title, effect="inserts only, with a null key")
-        left_out = sorted(set(planned.columns) - set(planned.written()))
-        _log.info("table", table=planned.title, columns=planned.written(), left_out=left_out)
 
 
 def _create(settings: Settings, held: Slot, publisher: Publisher, cluster: Cluster) -> Created:
@@ -143,20 +151,18 @@ def _resume(settings: Settings, cluster: Cluster, options: dict[str, str], slot_
     return Resume(topic, settings.source.slot, name, record, unmet)
 
 
-def _router(settings: Settings, connection: postgres.Connection, database: str, epoch: int) -> Router:
-    tables = {table.name: table for table in settings.source.tables}
+def _router(
+    settings: Settings, connection: postgres.Connection, database: str, resumed: Resume, plans: list[TablePlan]
+) -> Router:
+    def remember(parts: tuple[Part, ...]) -> None:
+        resumed.state = msgspec.structs.replace(resumed.state, parts=parts)
 
-    def plan_of(name: TableName, relation: Relation | None) -> TablePlan:
-        return plan(settings.source, tables[name], relation or Relation(name, (), (), full_identity=False))
-
-    return Router(
-        settings.source.name,
-        database,
-        epoch,
-        plan_of,
-        lambda name: catalog.read_relation(connection, name),
-        lambda id_: origins.name(connection, id_),
-    )
+    asked = catalog.Catalog(connection)
+    roots = [planned.name for planned in plans if planned.relation.partitioned]
+    parts = Partitions(asked, roots, resumed.state.parts, remember)
+    captured = tables.CapturedTables(settings.source, asked, parts, plans, wide=bool(roots))
+    name, epoch = settings.source.name, resumed.state.epoch
+    return Router(name, database, epoch, captured, lambda id_: origins.name(connection, id_))
 
 
 class _Snapshot:

@@ -25,6 +25,7 @@ FAULTS = (ValueError, LookupError)
 
 _encode = msgspec.json.encode
 _decode_string = msgspec.json.Decoder(str).decode
+_decode_any = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 def text_of(token: bytes) -> str:
@@ -64,8 +65,20 @@ def of_text(from_text: FromText, text: Callable[[bytes], str] = text_of) -> Code
 
 
 def of_domain(base: Codec) -> Codec:
-    """Give the codec of a domain: wal2json knows it as no number and no boolean, and writes the type's text."""
-    return of_text(base.from_text)
+    """Give the codec of a domain: wal2json knows it as no number and no boolean, and writes the type's text.
+
+    A domain may have been made anew of something else since a row was written: what is none of its values is text.
+    """
+
+    def from_text(text: str) -> bytes:
+        try:
+            written = base.from_text(text)
+            _decode_any(written)
+        except (*FAULTS, msgspec.DecodeError):
+            return _encode(text)
+        return written
+
+    return of_text(from_text)
 
 
 def _split(type_name: str) -> tuple[str, int | None]:

@@ -14,11 +14,14 @@ from cdc.runtime.settings import Settings
 
 _log = get_logger("consumers")
 _IDENTITY = """
-    SELECT relreplident = 'f', array(
+    SELECT coalesce((
+        SELECT bool_and(leaf.relreplident = 'f') FROM pg_catalog.pg_partition_tree(pg_class.oid)
+        JOIN pg_catalog.pg_class leaf ON leaf.oid = relid WHERE isleaf
+    ), relreplident = 'f'), array(
         SELECT attname::text FROM pg_catalog.pg_index
         JOIN pg_catalog.pg_attribute ON attrelid = indrelid AND attnum = ANY (indkey)
         WHERE indrelid = pg_class.oid AND indisprimary
-    )
+    ), relkind = 'p'
     FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
     WHERE nspname = %s AND relname = %s
 """
@@ -48,12 +51,13 @@ def _faults(settings: Settings, rules: Iterable[Rule]) -> Iterator[tuple[str, st
             found = _identity(connection, table)
             if found and not found[0] and (kinds := rule.needs_old_row(found[1])):
                 what = f"the rule {rule.name} on {', '.join(kinds)} needs old rows, which {table.sql()} does not log"
-                yield what, f"ALTER TABLE {table.sql()} REPLICA IDENTITY FULL;"
+                each = " for each of its partitions (`pgherald preflight` writes it)" if found[2] else ""
+                yield what, f"ALTER TABLE {table.sql()} REPLICA IDENTITY FULL;{each}"
 
 
-def _identity(connection: postgres.Connection, table: TableName) -> tuple[bool, list[str]] | None:
-    """Tell (whether old rows are logged whole, the key); None: there is no such table, which is the reader's to say."""
+def _identity(connection: postgres.Connection, table: TableName) -> tuple[bool, list[str], bool] | None:
+    """Tell (whether old rows are logged whole, the key, whether it is partitioned); None: there is no such table."""
     with postgres.errors(), connection.cursor() as cursor:
         cursor.execute(_IDENTITY, table)
-        found: tuple[bool, list[str]] | None = cursor.fetchone()
+        found: tuple[bool, list[str], bool] | None = cursor.fetchone()
         return found

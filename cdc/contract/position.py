@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -48,6 +48,15 @@ class Witness(msgspec.Struct, frozen=True):
     committed_us: int
 
 
+class Part(NamedTuple):
+    """A part of a partitioned table, whose rows are published as the root's."""
+
+    schema: str
+    table: str
+    root_schema: str
+    root_table: str
+
+
 class PositionRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What the positions topic holds for a slot: everything up to here is in Kafka."""
 
@@ -64,6 +73,8 @@ class PositionRecord(msgspec.Struct, frozen=True, kw_only=True):
     complete: bool = True
     #: The last transaction of which events are in Kafka.
     witness: Witness | None = None
+    #: The parts that were seen: the rows of one that is dropped meanwhile are still published.
+    parts: tuple[Part, ...] = ()
 
     @property
     def position(self) -> Position:

@@ -14,6 +14,7 @@ from cdc.runtime.errors import ConfigInvalid
 from cdc.runtime.findings import Finding
 from cdc.runtime.sections import SourceTable
 from cdc.runtime.settings import Settings
+from cdc.tables import check_part, identity_sql
 
 
 def look(connection: postgres.Connection, settings: Settings, table: SourceTable) -> Iterator[Finding]:
@@ -31,6 +32,7 @@ def look(connection: postgres.Connection, settings: Settings, table: SourceTable
         why = "the initial snapshot would lack rows, so it is refused"
         yield Finding("fault", f"row security hides rows of {name} from the role", why, f"ALTER ROLE {role} BYPASSRLS;")
     try:
+        check_part(settings.source, table.name, catalog.Catalog(connection).root(table.name)[0])
         planned = plan(settings.source, table, relation)
     except ConfigInvalid as exc:
         yield Finding("fault", exc.message, remedy=exc.hint)
@@ -47,6 +49,12 @@ def _identity(settings: Settings, relation: Relation, written: list[str]) -> Ite
     if not relation.key and not relation.full_identity:
         why = "PostgreSQL logs no updates and deletes of it that could be decoded; inserts flow with a null key"
         yield Finding("warning", f"{name} has no primary key", why, f"ALTER TABLE {name} ADD PRIMARY KEY (...);")
+    elif not relation.logs_old_keys:
+        what, why = f"{name} has REPLICA IDENTITY NOTHING", "PostgreSQL logs no updates and deletes of it"
+        if relation.identity == "index":
+            what = f"{name} has a REPLICA IDENTITY without its primary key"
+            why = "a delete comes with a null key, and a change of the key as an update"
+        yield Finding("warning", what, why, identity_sql(relation, "DEFAULT"))
     for rule in settings.rules:
         watched = {kind.removeprefix("changed:") for kind in rule.on if kind.startswith("changed:")}
         if settings.table_of(rule) != relation.name:
@@ -56,5 +64,4 @@ def _identity(settings: Settings, relation: Relation, written: list[str]) -> Ite
             yield Finding("fault", what, "it would never match", "correct rules.on, or source.tables.allow")
         if not relation.full_identity and (kinds := rule.needs_old_row(relation.key)):
             why = f"the rule {rule.name} is on {', '.join(kinds)}, which needs the old row"
-            remedy = f"ALTER TABLE {name} REPLICA IDENTITY FULL;"
-            yield Finding("fault", f"{name} logs no old rows", why, remedy)
+            yield Finding("fault", f"{name} logs no old rows", why, identity_sql(relation, "FULL"))

@@ -17,8 +17,14 @@ from deploy.local import programs
 from deploy.local.net import answers, until
 from deploy.local.process import Daemon, working_in
 
-#: what logical decoding, several tests' slots and a quick machine need
-POSTGRES_SETTINGS = {"wal_level": "logical", "max_wal_senders": "20", "max_replication_slots": "20", "jit": "off"}
+#: what logical decoding, several tests' slots, applications with two-phase commit and a quick machine need
+POSTGRES_SETTINGS = {
+    "wal_level": "logical",
+    "max_wal_senders": "20",
+    "max_replication_slots": "20",
+    "max_prepared_transactions": "10",
+    "jit": "off",
+}
 
 #: a broker alone: one copy of everything, no waiting for others; its registration expires soon, or a killed broker
 #: would be let in again only after 9 s; no topic comes from a mistyped name; the cleaner's buffer fits the heap

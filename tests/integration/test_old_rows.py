@@ -59,6 +59,21 @@ def test_rules_that_need_old_rows_stop_the_start_with_the_statement(
     check(given, given.rules)
 
 
+def test_a_partitioned_table_logs_old_rows_when_each_of_its_partitions_does(table: Database) -> None:
+    table.execute("""
+        DROP TABLE "The Users";
+        CREATE TABLE "The Users" (id text PRIMARY KEY, plan text) PARTITION BY HASH (id);
+        CREATE TABLE part PARTITION OF "The Users" FOR VALUES WITH (MODULUS 1, REMAINDER 0)
+    """)
+    given = settings(table.dsn, on="changed:plan")
+    table.execute(FULL)
+    with pytest.raises(FatalError) as fault:
+        check(given, given.rules)
+    assert "for each of its partitions" in fault.value.hint
+    table.execute("ALTER TABLE part REPLICA IDENTITY FULL")
+    check(given, given.rules)
+
+
 @pytest.mark.parametrize("rule", [{"on": ["created", "deleted"]}, {"on": "changed:id"}, PLANS | {"on": "created"}])
 def test_rules_that_need_none_start(table: Database, rule: dict[str, Any]) -> None:
     given = settings(table.dsn, **rule)

@@ -59,7 +59,7 @@ class Renderer:
         for (line,) in execute.fetchall():
             change = wal2json.decode(line.encode())
             if isinstance(change, wal2json.Insert):
-                assert plan.fits(change)
+                assert plan.shows(change)
                 yield plan.rows(change)[1]
 
 

@@ -11,13 +11,14 @@ from pydantic import SecretStr
 
 from cdc import wal2json
 from cdc.contract.event import Event
-from cdc.contract.position import Position
+from cdc.contract.position import Position, format_lsn
 from cdc.relation import Column, Relation
 from cdc.routing import Router, microseconds
-from cdc.rows import TablePlan, plan
+from cdc.rows import plan
 from cdc.runtime.errors import ChangeUndecodable, ConfigInvalid
 from cdc.runtime.fields import TableName
 from cdc.runtime.sections import Source, SourceTable
+from tests.support.catalogs import SaidCatalog, captured
 
 USERS = TableName("public", "users")
 BIG = "x" * 10
@@ -28,50 +29,54 @@ def column(name: str, type_: str = "text", toastable: bool = True) -> Column:
 
 
 def relation(*more: Column, full: bool = False, key: tuple[str, ...] = ("id",)) -> Relation:
-    return Relation(USERS, (column("id", "bigint", toastable=False), column("email"), *more), key, full)
+    columns = (column("id", "bigint", toastable=False), column("email"), *more)
+    return Relation(USERS, columns, key, "full" if full else "default", frozenset(key))
 
 
 class Lines:
-    """Feeds lines to a router whose catalog can be altered, and collects what comes out."""
+    """Feeds lines to a router whose catalog can be altered, and collects what comes out.
 
-    def __init__(self, catalog: Relation | None = None, **table: Any) -> None:
-        self.catalog = catalog or relation()
-        said = SourceTable(name=USERS, **table)
-        self.source = Source(name="shop", dsn=SecretStr("x"), tables=[said])
-        self.reread = 0
+    The catalog has seen all transactions below 10.
+    """
 
-        def plan_of(name: TableName, found: Relation | None) -> TablePlan:
-            return plan(self.source, said, found or Relation(name, (), (), full_identity=False))
-
-        self.router = Router("shop", "db", 1, plan_of, self._reread, {3: "away"}.get)
+    def __init__(self, shape: Relation | None = None, **table: Any) -> None:
+        source = Source(name="shop", dsn=SecretStr("x"), tables=[SourceTable(name=USERS, **table)])
+        self.catalog = SaidCatalog(shape or relation())
+        self.router = Router("shop", "db", 1, captured(source, self.catalog), {3: "away"}.get)
         self.lsn = 100
+        self.xid = 7
         self.index = 0
 
-    def _reread(self, _name: TableName) -> Relation:
-        self.reread += 1
-        return self.catalog
+    @property
+    def shape(self) -> Relation:
+        return self.catalog.relations[USERS]
+
+    def alter(self, shape: Relation) -> None:
+        """Let the catalog say something else from now on."""
+        self.catalog.relations[USERS] = shape
 
     def feed(self, **line: Any) -> list[Event]:
         self.index += 1
         change = wal2json.decode(json.dumps(line).encode())
         return self.router.events(change, Position(self.lsn, self.index), 1_700_000_000_123_456_789)
 
-    def begin(self, **more: Any) -> None:
-        self.index = -1
-        self.feed(action="B", xid=7, timestamp="2026-11-23 20:19:52.461147+00", nextlsn="0/64", **more)
+    def begin(self, xid: int = 7, **more: Any) -> None:
+        self.index, self.xid = -1, xid
+        end = format_lsn(self.lsn)
+        self.feed(action="B", xid=xid, timestamp="2026-11-23 20:19:52.461147+00", nextlsn=end, **more)
 
     def commit(self) -> None:
-        self.feed(action="C", xid=7, nextlsn="0/64")
+        self.feed(action="C", xid=self.xid, nextlsn=format_lsn(self.lsn))
 
     def row(
         self, action: str, columns: dict[str, Any], identity: dict[str, Any] | None = None, **more: Any
     ) -> list[Event]:
-        types = {c.name: c.type for c in self.catalog.columns}
+        types = {c.name: c.type for c in self.shape.columns}
 
         def listed(values: dict[str, Any]) -> list[dict[str, Any]]:
             return [{"name": name, "type": types.get(name, "text"), "value": value} for name, value in values.items()]
 
-        line = {"lsn": "0/50", "schema": "public", "table": "users", "pk": [{"name": n} for n in self.catalog.key]}
+        line = {"lsn": "0/50", "schema": "public", "table": "users", "pk": [{"name": n} for n in self.shape.key]}
         line |= {"columns": listed(columns)} if columns else {}
         line |= {"identity": listed(identity)} if identity else {}
         return self.feed(action=action, **line | more)
@@ -162,10 +167,11 @@ def test_a_column_that_is_added_in_mid_stream_is_seen() -> None:
     lines = Lines()
     lines.begin()
     lines.row("I", {"id": 1, "email": "a"})
-    lines.catalog = relation(column("plan"))
+    lines.alter(relation(column("plan")))
+    lines.begin(10)
     (event,) = lines.row("I", {"id": 2, "email": "b", "plan": "pro"})
     assert value(event)["after"] == {"id": 2, "email": "b", "plan": "pro"}
-    assert lines.reread == 2
+    assert lines.catalog.asked == 1
 
 
 def test_a_line_from_before_the_catalogs_shape_is_written_as_it_is() -> None:
@@ -190,7 +196,7 @@ def test_a_truncate_has_no_key_and_no_rows() -> None:
 
 
 def test_a_key_that_looks_secret_is_a_fault_unless_it_is_allowed_or_hashed() -> None:
-    secret = Relation(USERS, (column("token"),), ("token",), full_identity=False)
+    secret = Relation(USERS, (column("token"),), ("token",), primary=frozenset({"token"}))
     source = Source(name="shop", dsn=SecretStr("x"), hash_key=SecretStr("k"), tables=[SourceTable(name=USERS)])
     with pytest.raises(ConfigInvalid, match="token"):
         plan(source, SourceTable(name=USERS), secret)
@@ -220,7 +226,8 @@ def test_a_value_that_can_not_be_written_names_its_column_and_never_shows_it() -
 
 
 def test_a_snapshot_row_that_can_not_be_written_names_its_column_and_never_shows_it() -> None:
-    planned = Lines(relation(column("born", "date"))).router._plan_of(USERS, relation(column("born", "date")))
+    source = Source(name="shop", dsn=SecretStr("x"), tables=[SourceTable(name=USERS)])
+    planned = plan(source, source.tables[0], relation(column("born", "date")))
     with pytest.raises(ChangeUndecodable, match=r"public\.users, column born") as caught:
         planned.snapshot_row(["1", None, "hidden"])
     assert caught.value.fields["length_bytes"] == len("1\t\thidden")

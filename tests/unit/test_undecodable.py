@@ -17,16 +17,19 @@ from cdc.publisher import Publisher
 from cdc.relation import Cluster, Column, Relation
 from cdc.resume import Resume, first_record
 from cdc.routing import Router
-from cdc.rows import TablePlan, plan
 from cdc.runtime.errors import ChangeUndecodable
 from cdc.runtime.fields import TableName
 from cdc.runtime.lifecycle import Stop
 from cdc.runtime.sections import Source, SourceTable
 from cdc.slot import Slot
+from tests.support.catalogs import SaidCatalog, captured
 
 USERS = TableName("public", "users")
 RELATION = Relation(
-    USERS, (Column("id", "integer", "integer", False), Column("born", "date", "date", False)), ("id",), False
+    USERS,
+    (Column("id", "integer", "integer", False), Column("born", "date", "date", False)),
+    ("id",),
+    primary=frozenset({"id"}),
 )
 
 
@@ -76,11 +79,7 @@ def stream(*rows: bytes, skip: str | None = None) -> list[bytes | None]:
     lines = Lines([begin, *rows, b'{"action":"C","xid":7,"nextlsn":"0/64"}'])
     table = SourceTable(name=USERS)
     source = Source(name="shop", dsn=SecretStr("x"), tables=[table])
-
-    def plan_of(_name: TableName, relation: Relation | None) -> TablePlan:
-        return plan(source, table, relation or RELATION)
-
-    router = Router("shop", "db", 1, plan_of, lambda _name: RELATION)
+    router = Router("shop", "db", 1, captured(source, SaidCatalog(RELATION)))
     resume = Resume("positions", "slot", "shop", first_record(Cluster("1", 1, "db", 0), "options"))
     Stream(cast(Slot, lines), cast(Publisher, lines), router, resume, skip).run(lines.stop)
     return [event.key for event in lines.published]

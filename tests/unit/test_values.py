@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc.values import FAULTS, codec
+from cdc.values import FAULTS, codec, of_domain
 
 #: (type, PostgreSQL's text, what the envelope holds); see tests/contract/debezium for the connector's own output.
 RENDERED = [
@@ -160,3 +160,8 @@ def test_any_text_array_comes_through(elements: list[str | None]) -> None:
 def test_bit_strings_keep_their_number(bits: str) -> None:
     rendered = json.loads(codec(f"bit({len(bits)})").from_text(bits))
     assert int.from_bytes(base64.b64decode(rendered), "little") == int(bits, 2)
+
+
+@pytest.mark.parametrize("base", ["integer", "double precision", "date", "bytea"])
+def test_what_is_no_value_of_a_domain_any_more_is_text(base: str) -> None:
+    assert of_domain(codec(base)).from_text('no "value"') == b'"no \\"value\\""'

@@ -1,0 +1,98 @@
+"""Which captured partitioned table the rows of a table belong to, at the moment of each row.
+
+wal2json names the part that a row lies in, and parts come, go and change their names while rows are under way. What the
+catalog says holds for the transactions that it saw; for rows of later ones it is asked again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from cdc.catalog import Catalog
+from cdc.contract.position import Part
+from cdc.relation import Seen, is_before
+from cdc.runtime.fields import TableName
+from cdc.runtime.log import get_logger
+
+_log = get_logger("capture")
+#: Tables that are no parts are forgotten above this: a database may make new names for ever.
+_MAX_OTHERS = 10_000
+
+
+class _Known(NamedTuple):
+    """What is known of one table for the transactions that were `seen`."""
+
+    now: TableName | None
+    #: Where it belonged when the catalog was asked before.
+    was: TableName | None
+    #: Who altered it last; None where it is gone.
+    changed_xid: int | None
+    seen: Seen
+
+    def root(self, xid: int) -> TableName | None:
+        """Tell where its rows belong in a transaction: a part that went was one until somebody altered it."""
+        went_later = self.changed_xid is None or is_before(xid, self.changed_xid)
+        return self.now or (self.was if went_later else None)
+
+
+class Partitions:
+    """Finds the roots of parts; remembers those that it saw, also over restarts by what `remember` is given."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        roots: Iterable[TableName],
+        recorded: Iterable[Part],
+        remember: Callable[[tuple[Part, ...]], None],
+    ) -> None:
+        self._catalog = catalog
+        self._roots = frozenset(roots)
+        self._remember = remember
+        self._known: dict[TableName, _Known] = {}
+        if self._roots:
+            self._begin(recorded)
+
+    def _begin(self, recorded: Iterable[Part]) -> None:
+        """Take the parts of now, and those that the last process knew: their rows may still be under way."""
+        seen = self._catalog.seen()
+        before = {TableName(part.schema, part.table): TableName(part.root_schema, part.root_table) for part in recorded}
+        now = {part for root in self._roots for part in self._catalog.partitions(root)}
+        for part in now | before.keys():
+            self._learn(part, before.get(part), seen)
+        self._record()
+
+    def root_of(self, name: TableName, xid: int) -> TableName | None:
+        """Find where a table's rows belong in a transaction; None where they are not captured."""
+        if not self._roots:
+            return None
+        known = self._known.get(name)
+        if known is None or not known.seen.includes(xid):
+            known = self._ask(name, known.now if known else None, xid)
+        return known.root(xid)
+
+    def _ask(self, name: TableName, was: TableName | None, xid: int) -> _Known:
+        known = self._learn(name, was, self._catalog.seen(xid))
+        if known.now != was:
+            _log.info(
+                "partition_came" if known.now else "partition_went", partition=str(name), table=str(known.now or was)
+            )
+            self._forget(xid)
+            self._record()
+        elif len(self._known) > _MAX_OTHERS:
+            self._forget(xid)
+        return known
+
+    def _learn(self, name: TableName, was: TableName | None, seen: Seen) -> _Known:
+        root, changed_xid = self._catalog.root(name)
+        now, before = (found if found in self._roots else None for found in (root, was))
+        known = self._known[name] = _Known(now, before, changed_xid, seen)
+        return known
+
+    def _forget(self, xid: int) -> None:
+        """Forget what is no part, and parts that were gone before this transaction."""
+        self._known = {name: known for name, known in self._known.items() if known.now or known.seen.includes(xid)}
+
+    def _record(self) -> None:
+        roots = ((name, known.now or known.was) for name, known in sorted(self._known.items()))
+        self._remember(tuple(Part(*name, *root) for name, root in roots if root))

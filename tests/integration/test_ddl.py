@@ -1,0 +1,200 @@
+"""A row is told as its table was at its own moment, whether the reader is right behind it or far behind."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cdc.contract.position import position_of
+from deploy.local.net import until
+from tests.support.database import Database
+from tests.support.deployment import Deployment
+from tests.support.servers import KafkaServer
+
+KEPT = "__debezium_unavailable_value"
+SETUP = """
+CREATE DOMAIN posint AS int CHECK (VALUE > 0);
+CREATE TYPE mood AS ENUM ('sad', 'ok');
+CREATE TABLE users (id int PRIMARY KEY, n int, score posint, mood mood);
+"""
+#: Each statement is a transaction of its own; beside it what is told of it: operation, key, after.
+STORY: list[tuple[str, list[tuple[str, str | None, Any]]]] = [
+    ("INSERT INTO users VALUES (1, 3, 7, 'ok')", [("c", '{"id":1}', {"id": 1, "n": 3, "score": 7, "mood": "ok"})]),
+    ("ALTER TABLE users ALTER n TYPE text USING (n + 39)::text", []),
+    ("UPDATE users SET score = 8", [("u", '{"id":1}', {"id": 1, "n": "42", "score": 8, "mood": "ok"})]),
+    ("ALTER TABLE users ALTER score TYPE text", []),
+    ("DROP DOMAIN posint", []),
+    ("ALTER TYPE mood ADD VALUE 'happy'", []),
+    (
+        "INSERT INTO users VALUES (2, 'x', 'y', 'happy')",
+        [("c", '{"id":2}', {"id": 2, "n": "x", "score": "y", "mood": "happy"})],
+    ),
+    ("ALTER TABLE users DROP score, ADD plan text DEFAULT 'free', ADD reset_token text DEFAULT 'hunter2'", []),
+    (
+        "UPDATE users SET n = 'z' WHERE id = 1",
+        [("u", '{"id":1}', {"id": 1, "n": "z", "mood": "ok", "plan": "free"})],
+    ),
+    ("ALTER TABLE users RENAME n TO m; ALTER TABLE users ADD n text", []),
+    (
+        "INSERT INTO users (id, m, n) VALUES (3, 'm', 'n')",
+        [("c", '{"id":3}', {"id": 3, "m": "m", "mood": None, "plan": "free", "n": "n"})],
+    ),
+    ("ALTER TABLE users DROP CONSTRAINT users_pkey, ADD PRIMARY KEY (id, m)", []),
+    ("DELETE FROM users WHERE id = 3", [("d", '{"id":3,"m":"m"}', None)]),
+    (
+        "UPDATE users SET m = 'k', plan = NULL, n = 'n' WHERE id = 1",
+        [
+            ("d", '{"id":1,"m":"z"}', None),
+            ("c", '{"id":1,"m":"k"}', {"id": 1, "m": "k", "mood": "ok", "plan": None, "n": "n"}),
+        ],
+    ),
+    ("ALTER TABLE users REPLICA IDENTITY FULL", []),
+    ("DELETE FROM users WHERE id = 1", [("d", '{"id":1,"m":"k"}', None)]),
+    ("ALTER TABLE users RENAME TO people", []),
+    ("INSERT INTO people (id, m) VALUES (4, 'of no interest')", []),
+    ("CREATE TABLE others (key uuid PRIMARY KEY, on_ boolean)", []),
+    ("INSERT INTO others VALUES ('00000000-0000-0000-0000-000000000001', true)", []),
+    ("ALTER TABLE others RENAME TO users", []),
+    (
+        "UPDATE users SET on_ = false",
+        [
+            (
+                "u",
+                '{"key":"00000000-0000-0000-0000-000000000001"}',
+                {"key": "00000000-0000-0000-0000-000000000001", "on_": False},
+            )
+        ],
+    ),
+    ("DROP TABLE users", []),
+    ("CREATE TABLE users (id int PRIMARY KEY, n numeric(5,2))", []),
+    ("INSERT INTO users VALUES (1, 1.5)", [("c", '{"id":1}', {"id": 1, "n": "1.50"})]),
+]
+
+
+@pytest.fixture
+def deployment(tmp_path: Path, database: Database, kafka: KafkaServer, name: str) -> Iterator[Deployment]:
+    database.execute(SETUP)
+    with Deployment(tmp_path / "d", database, kafka, name) as made:
+        yield made
+
+
+def told(deployment: Deployment, table: str = "public.users") -> list[tuple[str, str | None, Any]]:
+    records = sorted(deployment.events(table), key=lambda record: (position_of(record.event_id), record.op == "c"))
+    return [(record.op, record.key, record.value and record.value["after"]) for record in records]
+
+
+def with_score(event: tuple[str, str | None, Any], score: str) -> tuple[str, str | None, Any]:
+    op, key, row = event
+    return op, key, row | {"score": score}
+
+
+@pytest.mark.parametrize("when", ["read at once", "read in the end", "read from a backlog by a new process"])
+def test_a_row_is_told_as_its_table_was_at_its_moment(deployment: Deployment, when: str) -> None:
+    reader = deployment.capture()
+    if when == "read in the end":
+        reader.signal(signal.SIGSTOP)
+    elif when != "read at once":
+        assert reader.stop() == 0
+    with closing(deployment.database.connect()) as session, session.cursor() as cursor:
+        for statement, _ in STORY:
+            cursor.execute(statement)
+            if when == "read at once":
+                deployment.until_caught_up()
+    if when == "read in the end":
+        reader.signal(signal.SIGCONT)
+    elif when != "read at once":
+        deployment.capture()
+    deployment.until_caught_up()
+    expected = [event for _, events in STORY for event in events]
+    if when != "read at once":
+        # Nothing tells whether the column was dropped or is wide and unchanged: it says "not in the WAL".
+        expected[3] = with_score(expected[3], KEPT)
+    if when == "read from a backlog by a new process":
+        # Its domain is gone, and no line says what it was made of: the value is PostgreSQL's text.
+        expected[:2] = with_score(expected[0], "7"), with_score(expected[1], "8")
+    assert told(deployment) == expected
+    assert "hunter2" not in "".join(str(record.value) for record in deployment.records())
+    assert "hunter2" not in reader.log.read_text()
+
+
+def test_what_an_update_leaves_out_does_not_vanish_when_the_table_changed_right_behind_it(
+    deployment: Deployment,
+) -> None:
+    execute = deployment.database.execute
+    execute("ALTER TABLE users ADD body text, ALTER body SET STORAGE EXTERNAL")
+    execute("INSERT INTO users (id, n, body) VALUES (1, 0, repeat('b', 9000))")
+    reader = deployment.capture()
+    execute("UPDATE users SET n = 1")
+    deployment.until_caught_up()
+    reader.signal(signal.SIGSTOP)
+    execute("UPDATE users SET n = 2")
+    execute("ALTER TABLE users RENAME body TO text")
+    execute("UPDATE users SET n = 3")
+    execute("ALTER TABLE users ADD later text, ALTER n TYPE bigint")
+    execute("UPDATE users SET n = 4")
+    execute("ALTER TABLE users ALTER text SET STORAGE PLAIN")
+    execute("UPDATE users SET n = 5")
+    reader.signal(signal.SIGCONT)
+    deployment.until_caught_up()
+    rows = [row for _, _, row in told(deployment)[1:]]
+    same = {"id": 1, "score": None, "mood": None}
+    assert [row["n"] for row in rows] == [1, 2, 3, 4, 5]
+    assert rows[0] == same | {"n": 1, "body": KEPT}
+    # The rename stands between them; in between names both are possible, and both say "not in the WAL".
+    assert [{name for name, value in row.items() if value == KEPT} & {"body", "text"} for row in rows[1:3]] != [set()]
+    assert all(KEPT in row.values() for row in rows)
+    assert rows[3] == same | {"n": 4, "text": KEPT, "later": None}
+    assert rows[4] == same | {"n": 5, "text": KEPT, "later": None}
+
+
+def test_an_update_before_a_column_came_does_not_have_it(deployment: Deployment) -> None:
+    execute = deployment.database.execute
+    execute("INSERT INTO users VALUES (1, 0)")
+    deployment.capture().stop()
+    execute("UPDATE users SET n = 1")
+    execute("ALTER TABLE users ADD plan text DEFAULT 'free'")
+    execute("UPDATE users SET n = 2")
+    deployment.capture()
+    deployment.until_caught_up()
+    before = {"id": 1, "score": None, "mood": None}
+    assert [row for _, _, row in told(deployment)][1:] == [before | {"n": 1}, before | {"n": 2, "plan": "free"}]
+
+
+def test_changes_are_said_in_the_log_and_a_table_that_is_renamed_away_is_warned_of(deployment: Deployment) -> None:
+    execute = deployment.database.execute
+    reader = deployment.capture()
+    execute("INSERT INTO users VALUES (1, 0)")
+    execute("ALTER TABLE users ADD api_key text")
+    execute("INSERT INTO users VALUES (2, 0)")
+    deployment.until_caught_up()
+    execute("ALTER TABLE users RENAME TO people")
+    until(lambda: reader.said("table_gone"), 20, "the rename to be noticed")
+    said = [json.loads(line) for line in reader.log.read_text().splitlines()]
+    (changed,) = [line for line in said if line["event"] == "table_changed"]
+    assert (changed["added"], changed["left_out"]) == (["api_key"], ["api_key"])
+    (gone,) = [line for line in said if line["event"] == "table_gone"]
+    assert gone["renamed_to"] == "public.people"
+
+
+def test_a_table_that_is_added_to_the_settings_is_read_from_the_restart_on(deployment: Deployment) -> None:
+    execute = deployment.database.execute
+    reader = deployment.capture()
+    execute("CREATE TABLE more (id int PRIMARY KEY)")
+    execute("INSERT INTO more VALUES (1)")
+    deployment.until_caught_up()
+    assert reader.stop() == 0
+    deployment.tables.append("more")
+    deployment.write()
+    execute("INSERT INTO more VALUES (2)")
+    deployment.capture()
+    execute("INSERT INTO users VALUES (1)")
+    execute("INSERT INTO more VALUES (3)")
+    deployment.until_caught_up()
+    assert [(op, key) for op, key, _ in told(deployment, "public.more")] == [("c", '{"id":2}'), ("c", '{"id":3}')]
+    assert len(told(deployment)) == 1

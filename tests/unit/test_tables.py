@@ -1,0 +1,178 @@
+"""Which plan a line gets while its table changes, and whose rows a part's are."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from cdc import wal2json
+from cdc.contract.position import Part
+from cdc.partitions import Partitions
+from cdc.relation import Column, Relation, Seen, is_before
+from cdc.rows import TablePlan
+from cdc.runtime.errors import ConfigInvalid, RecordsLost
+from cdc.runtime.fields import TableName
+from cdc.runtime.sections import Source, SourceTable
+from cdc.tables import CapturedTables
+from tests.support.catalogs import SaidCatalog, captured
+
+USERS = TableName("public", "users")
+PART = TableName("public", "users_1")
+KEPT = "__debezium_unavailable_value"
+
+
+def shape(*columns: str, changed_xid: int = 0, **more: Any) -> Relation:
+    """Make a table of an id and wide columns, each `name` or `name@xid` with who altered it last."""
+    parts = [column.partition("@") for column in columns]
+    wide = tuple(Column(name, "text", "text", toastable=True, since_xid=int(xid or 0)) for name, _, xid in parts)
+    id_ = Column("id", "integer", "integer", toastable=False)
+    return Relation(USERS, (id_, *wide), ("id",), primary=frozenset({"id"}), changed_xid=changed_xid, **more)
+
+
+def line(action: str, *columns: str, table: str = "users", pk: str = "id", types: str = "text") -> Any:
+    given = [{"name": n, "type": "integer" if n == "id" else types, "value": 1} for n in ("id", *columns)]
+    said = {"action": action, "lsn": "0/1", "schema": "public", "table": table, "pk": [{"name": pk}]}
+    said |= {"identity": given[:1]} if action == "D" else {"columns": given}
+    return wal2json.decode(json.dumps(said).encode())
+
+
+def users() -> Source:
+    return Source(name="shop", dsn=SecretStr("x"), tables=[SourceTable(name=USERS)])
+
+
+def after(tables: CapturedTables, change: Any, xid: int) -> dict[str, Any]:
+    plan = tables.plan(change, xid)
+    assert isinstance(plan, TablePlan)
+    return json.loads(plan.rows(change)[1])  # type: ignore[no-any-return]
+
+
+def test_what_an_update_leaves_out_has_the_name_of_its_moment() -> None:
+    catalog = SaidCatalog(shape("body"))
+    tables = captured(users(), catalog)
+    assert after(tables, line("U"), 5) == {"id": 1, "body": KEPT}
+    catalog.relations[USERS] = shape("text@12", changed_xid=12)
+    catalog.next_xid = 20
+    assert after(tables, line("U"), 14) == {"id": 1, "text": KEPT}
+    assert after(tables, line("U"), 11) == {"id": 1, "body": KEPT}
+
+
+def test_what_an_update_leaves_out_is_kept_under_every_name_it_may_have_had() -> None:
+    catalog = SaidCatalog(shape("body", "a"))
+    tables = captured(users(), catalog)
+    assert after(tables, line("U", "body", "a"), 5) == {"id": 1, "body": 1, "a": 1}
+    catalog.relations[USERS] = shape("text@12", "b@14", changed_xid=14)
+    catalog.next_xid = 20
+    assert after(tables, line("U", "b", types="bigint"), 13) == {"id": 1, "b": 1, "body": KEPT, "a": KEPT, "text": KEPT}
+
+
+def test_a_table_that_takes_the_name_of_another_has_none_of_its_columns() -> None:
+    tables = captured(users(), SaidCatalog(shape("body")))
+    other = {"columns": [{"name": "key", "type": "uuid", "value": 1}], "pk": [{"name": "key"}]}
+    said = {"action": "U", "lsn": "0/1", "schema": "public", "table": "users"} | other
+    change = wal2json.decode(json.dumps(said).encode())
+    assert after(tables, change, 5) == {"key": 1}
+
+
+def test_an_update_from_before_a_column_came_lacks_it_where_nothing_is_stored_out_of_line() -> None:
+    tables = captured(users(), SaidCatalog(shape("a", "came@8", changed_xid=8, has_wide_values=False)))
+    assert after(tables, line("U", "a"), 5) == {"id": 1, "a": 1}
+    assert after(tables, line("U", "a"), 9) == {"id": 1, "a": 1, "came": KEPT}
+
+
+def test_an_insert_shows_all_there_was() -> None:
+    tables = captured(users(), SaidCatalog(shape("a", "came@8", changed_xid=8)))
+    assert after(tables, line("I", "a"), 5) == {"id": 1, "a": 1}
+
+
+def test_a_line_that_shows_everything_needs_no_catalog_and_one_that_does_not_needs_it_once() -> None:
+    catalog = SaidCatalog(shape("a"))
+    tables = captured(users(), catalog)
+    for xid in (5, 100, 200):
+        after(tables, line("I", "a"), xid)
+    assert catalog.asked == 0
+    for _ in range(3):
+        after(tables, line("U"), 300)
+    assert catalog.asked == 1
+
+
+def test_a_key_that_must_not_leave_stops_the_reader_also_when_it_was_one_in_the_past() -> None:
+    tables = captured(users(), SaidCatalog(shape("token")))
+    change = line("I", "token", pk="token")
+    with pytest.raises(ConfigInvalid, match="token"):
+        tables.plan(change, 5)
+
+
+def test_a_part_is_its_roots_from_the_moment_that_it_is_seen_as_one() -> None:
+    catalog = SaidCatalog(shape("a", partitioned=True))
+    tables = captured(users(), catalog)
+    assert tables.plan(line("I", "a", table="users_1"), 5) is None
+    catalog.parts[PART] = USERS
+    assert tables.plan(line("I", "a", table="users_1"), 5) is None
+    assert after(tables, line("I", "a", table="users_1"), 11) == {"id": 1, "a": 1}
+    del catalog.parts[PART]
+    assert after(tables, line("I", "a", table="users_1"), 11) == {"id": 1, "a": 1}
+    assert tables.plan(line("I", "a", table="users_1"), 12) is not None  # it may have gone behind this one
+    assert tables.plan(line("I", "a", table="users_1"), 13) is None
+
+
+def test_a_part_that_was_detached_was_one_until_then() -> None:
+    catalog = SaidCatalog(shape("a", partitioned=True))
+    catalog.parts[PART] = USERS
+    tables = captured(users(), catalog)
+    del catalog.parts[PART]
+    catalog.altered[PART] = 12
+    assert tables.plan(line("I", "a", table="users_1"), 13) is None
+    assert tables.plan(line("I", "a", table="users_1"), 11) is not None
+
+
+def test_parts_are_remembered_until_their_rows_are_behind_us() -> None:
+    catalog = SaidCatalog(shape("a", partitioned=True))
+    said: list[tuple[Part, ...]] = []
+    old = [Part("public", "users_0", *USERS), Part("public", "stray", "public", "unknown")]
+    parts = Partitions(catalog, [USERS], old, said.append)
+    assert [part.table for part in said[-1]] == ["users_0"]
+    assert parts.root_of(TableName("public", "users_0"), 5) == USERS
+    assert parts.root_of(TableName("public", "stray"), 5) is None
+    catalog.parts[PART] = USERS
+    assert parts.root_of(PART, 50) == USERS
+    assert [part.table for part in said[-1]] == ["users_1"]
+
+
+def test_a_truncated_part_is_no_truncated_table() -> None:
+    catalog = SaidCatalog(shape("a", partitioned=True))
+    catalog.parts[PART] = USERS
+    tables = captured(users(), catalog)
+    truncate = [
+        wal2json.decode(json.dumps({"action": "T", "lsn": "0/1", "schema": "public", "table": table}).encode())
+        for table in ("users", "users_1")
+    ]
+    assert [tables.plan(change, 5) is not None for change in truncate] == [True, False]  # type: ignore[arg-type]
+
+
+def test_a_table_that_becomes_partitioned_stops_a_reader_that_can_not_see_its_parts() -> None:
+    catalog = SaidCatalog(shape("a"))
+    tables = captured(users(), catalog)
+    catalog.relations[USERS] = replace(shape("a"), partitioned=True)
+    with pytest.raises(RecordsLost, match="became partitioned"):
+        tables.look()
+
+
+@given(st.integers(3, 2**32 - 1), st.integers(1, 2**31 - 1))
+def test_transaction_ids_go_round(xid: int, distance: int) -> None:
+    later = (xid + distance) % 2**32
+    if later > 2:
+        assert is_before(xid, later)
+    assert not is_before(later, xid)
+    assert not is_before(xid, xid)
+
+
+def test_a_snapshot_includes_what_was_committed_when_it_was_taken() -> None:
+    seen = Seen.parse(f"{(1 << 32) + 95}:{(1 << 32) + 100}:{(1 << 32) + 95},{(1 << 32) + 98}")
+    assert [xid for xid in range(90, 102) if seen.includes(xid)] == [90, 91, 92, 93, 94, 96, 97, 99]
+    assert Seen.parse("5:5:").includes(4)
