@@ -153,13 +153,19 @@ class Deliver:
         became: Outcome
         fatal: FatalError | None = None
         try:
-            became = Sent(self._effect(delivery, permission))
+            became = Sent(self._perform(delivery, permission))
         except Exception as exc:
             fatal = exc if isinstance(exc, FatalError) else None
             became = self._decide(exc, delivery, permission.given)
         self._finish(delivery, became)
         if fatal:
             raise fatal
+
+    def _perform(self, delivery: Delivery, permission: _Permission) -> dict[str, object]:
+        """Carry it out; what no code could read, a replay reads again, and all else needs an envelope."""
+        if delivery.unreadable and delivery.rule != UNDECODABLE:
+            raise delivery.unreadable
+        return self._effect(delivery, permission)
 
     def _decide(self, error: Exception, delivery: Delivery, sending: bool) -> Outcome:
         if not isinstance(error, ServiceError):

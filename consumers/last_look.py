@@ -20,8 +20,6 @@ class LastLook:
 
     def __call__(self, delivery: Delivery, sending: Callable[[], None]) -> dict[str, object]:
         """Look, then do it. Raises SkipDelivery, PermanentError, DependencyDown, and what the effect raises."""
-        if delivery.unreadable:
-            raise delivery.unreadable
         self._rules.look(delivery)
         if self._rules.rereads(delivery):
             self._rules.look_again(delivery, self._rows.read(delivery))
