@@ -12,6 +12,7 @@ import msgspec
 from cdc.contract import envelope as wire
 from cdc.contract.envelope import Envelope, Row
 from cdc.contract.position import START, Position, position_of
+from cdc.contract.topics import table_topic
 from cdc.runtime.errors import EnvelopeInvalid
 
 #: A key change is a delete of the old key and an insert of the new one: the insert counts, as `changed`.
@@ -124,8 +125,15 @@ def _event(record: Record, value: bytes, headers: dict[str, bytes | None]) -> Ev
     kind = _kind(envelope, headers)
     if kind is None:
         return None
+    _require_its_topic(record.topic, envelope)
     notify = headers.get(wire.HEADER_NOTIFY) != b"0"
     return Event(event_id, key, kind, _position(event_id), committed_at(envelope), envelope, value, notify)
+
+
+def _require_its_topic(topic: str, envelope: Envelope) -> None:
+    """Refuse an event that is in another table's topic: no rule would see it, and nobody would know."""
+    if not topic.endswith(table_topic("", envelope.source.schema, envelope.source.table)):
+        raise EnvelopeInvalid("the envelope is of another table than its topic")
 
 
 def _kind(envelope: Envelope, headers: dict[str, bytes | None]) -> Kind | None:

@@ -58,6 +58,11 @@ def test_the_kind_is_told_by_op_and_debeziums_headers(op: str, header: str | Non
     assert (found.kind if isinstance(found, Event) else found) == kind
 
 
+@pytest.mark.parametrize("wrong", [{"table": "logins"}, {"schema": "audit"}, {"schema": "", "table": "public.User"}])
+def test_an_envelope_in_another_tables_topic_is_none_and_not_silently_nobodys(wrong: dict[str, str]) -> None:
+    assert reason(read(record(source=SOURCE | wrong))) == "the envelope is of another table than its topic"
+
+
 @pytest.mark.parametrize(
     ("op", "event_id", "kind"),
     [
