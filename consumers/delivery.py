@@ -65,6 +65,7 @@ class Delivery:
     committed_at: datetime
     envelope: Envelope
     lane_failures: int = 0  #: of its lane when it was claimed; above 0 it is the lane's probe
+    failing_since: datetime | None = None  #: when the first attempt that counts failed
     unreadable: EnvelopeInvalid | None = None  #: why there is no envelope to speak of
 
 

@@ -117,7 +117,7 @@ WITH open_lane AS MATERIALIZED (
     RETURNING delivery.*, chosen.failures
 )
 SELECT claimed.id, consumer, claimed.event_id, rule, target, claimed.lane, key, attempt, replays, created_at,
-    coalesce(committed_at, created_at), failures, envelope::text, raw
+    coalesce(committed_at, created_at), failures, failing_since, envelope::text, raw
 FROM claimed LEFT JOIN pgherald.event USING (event_id)
 ORDER BY position_lsn, position_index, claimed.id
 
@@ -149,6 +149,8 @@ UPDATE pgherald.delivery SET
     head = head AND mark.state IN ('pending', 'sending'),
     sent_at = CASE WHEN mark.state = 'sent' THEN clock_timestamp() ELSE sent_at END,
     finished_at = CASE WHEN mark.state IN ('pending', 'sending') THEN NULL ELSE clock_timestamp() END,
+    failing_since = CASE WHEN mark.state = 'pending' AND NOT mark.given_back
+        THEN coalesce(failing_since, clock_timestamp()) ELSE failing_since END,
     leased_by = CASE WHEN mark.state = 'sending' THEN delivery.leased_by END,
     leased_until = CASE WHEN mark.state = 'sending' THEN leased_until END,
     result = coalesce(mark.result::jsonb, delivery.result),

@@ -63,7 +63,8 @@ WITH chosen AS (
     ) AS locked
 ), changed AS (
     UPDATE pgherald.delivery SET
-        state = 'pending', attempt = 0, replays = replays + 1, head = key IS NULL, finished_at = NULL,
+        state = 'pending', attempt = 0, failing_since = NULL, replays = replays + 1, head = key IS NULL,
+        finished_at = NULL,
         due_at = clock_timestamp() + (%(begin)s + turn - 1) * %(pause_s)s * interval '1 second'
     FROM chosen
     WHERE delivery.id = chosen.id

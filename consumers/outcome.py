@@ -108,9 +108,7 @@ class Tried(Protocol):
     @property
     def attempt(self) -> int: ...
     @property
-    def replays(self) -> int: ...
-    @property
-    def created_at(self) -> datetime: ...
+    def failing_since(self) -> datetime | None: ...
     @property
     def lane_failures(self) -> int: ...
 
@@ -182,10 +180,9 @@ def _is_answer(error: Exception) -> bool:
 def _exhausted(delivery: Tried, policy: Rule, now: datetime) -> str:
     if delivery.attempt >= policy.attempts:
         return f"given up after {delivery.attempt} attempts: "
-    # A replay gives an old delivery all of its attempts again; its age says nothing then.
-    if not delivery.replays and now - delivery.created_at >= policy.give_up:
-        return f"given up after {_hours(now - delivery.created_at)}: "
-    return ""
+    # Not from the event on: what waited for a relay that was down for days was not tried in vain meanwhile.
+    failing = now - (delivery.failing_since or now)
+    return f"given up after {_hours(failing)}: " if failing >= policy.give_up else ""
 
 
 def _hours(age: timedelta) -> str:

@@ -91,6 +91,20 @@ def test_a_retry_holds_back_its_key_in_its_lane_and_nothing_else(ledger: Ledger)
     assert lsns(claim(ledger, lane="service:storage")) == [1]
 
 
+def test_patience_begins_with_the_first_attempt_that_counts(ledger: Ledger, database: Database) -> None:
+    ledger.store([entry(1)])
+    since = []
+    for outcome in (Pause(0, ERROR), GivenBack(), Retry(0, ERROR), Retry(0, ERROR), Pause(0, ERROR)):
+        (delivery,) = claim(ledger)
+        since.append(delivery.failing_since)
+        finish(ledger, delivery, outcome)
+        database.execute("UPDATE pgherald.lane SET paused_until = NULL, failures = 0")
+    (delivery,) = claim(ledger)
+    assert since[:3] == [None, None, None]
+    assert since[3] is not None
+    assert since[3] == since[4] == delivery.failing_since
+
+
 def test_a_stored_event_is_not_stored_again_and_takes_no_place(ledger: Ledger, database: Database) -> None:
     ledger.store([entry(1)])
     (first,) = claim(ledger)

@@ -49,8 +49,7 @@ CALLS = Rule.model_validate({"name": "plans", "on": "created", "services": "plan
 @dataclass(frozen=True)
 class Facts:
     attempt: int = 1
-    replays: int = 0
-    created_at: datetime = NOW
+    failing_since: datetime | None = None
     lane_failures: int = 0
 
 
@@ -107,12 +106,15 @@ def test_the_last_attempt_is_the_last() -> None:
     assert isinstance(became(Deferred("451"), Facts(attempt=11)), Retry)
 
 
-def test_a_delivery_is_given_up_by_age_unless_it_is_a_replay() -> None:
-    old = NOW - timedelta(days=3)
-    given_up = became(Deferred("451"), Facts(created_at=old))
+def test_a_delivery_is_given_up_by_how_long_it_failed() -> None:
+    given_up = became(Deferred("451"), Facts(failing_since=NOW - timedelta(days=3)))
     assert isinstance(given_up, Dead)
     assert "given up after 72.0 h" in str(given_up.error["reason"])
-    assert isinstance(became(Deferred("451"), Facts(created_at=old, replays=1)), Retry)
+    assert isinstance(became(Deferred("451"), Facts(failing_since=NOW - timedelta(days=2))), Retry)
+
+
+def test_a_first_failure_is_never_the_last_however_long_the_delivery_waited() -> None:
+    assert isinstance(became(Deferred("451"), Facts()), Retry)
 
 
 def test_a_dependency_that_is_down_spends_no_last_attempt() -> None:
@@ -164,7 +166,7 @@ def test_a_failure_says_whether_others_may_fail_alike(error: Exception, attempt:
 
 
 def test_what_is_skipped_keeps_its_reason_even_at_the_last_attempt() -> None:
-    skipped = became(SkipDelivery("gone"), Facts(attempt=99, created_at=NOW - timedelta(days=9)))
+    skipped = became(SkipDelivery("gone"), Facts(attempt=99, failing_since=NOW - timedelta(days=9)))
     assert skipped == Skipped({"class": "Skipped", "code": None, "reason": "gone"})
 
 
