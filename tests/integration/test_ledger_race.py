@@ -4,6 +4,7 @@ import random
 import threading
 from collections import defaultdict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
@@ -11,11 +12,13 @@ import pytest
 from cdc.runtime.errors import RetryableError
 from consumers.delivery import Delivery, Mark
 from consumers.ledger import Ledger
+from consumers.marks import Marks
 from consumers.migrations import migrate
 from consumers.outcome import Dead, GivenBack, Outcome, Retry, Sent, Unknown
 from deploy.local.net import until
 from tests.support.database import Database
 from tests.support.ledgers import LANE, RULES, assert_one_head_per_queue, entry, states
+from tests.support.pooling import pooled
 from tests.support.servers import PostgresServer
 
 ERROR: dict[str, object] = {"class": "Deferred", "code": None, "reason": "later"}
@@ -105,9 +108,25 @@ def test_no_interleaving_leaves_a_key_stuck_or_breaks_its_order(database: Databa
         assert [position[row_id] for row_id in ids] == sorted(position.values())
 
 
-def test_a_delivery_stored_while_its_head_finishes_is_not_stuck(database: Database) -> None:
-    """The race itself: the insert has seen the head and is not committed when the head is finished."""
+def test_workers_that_share_few_sessions_keep_the_order_too(database: Database) -> None:
+    """Behind a pooler of transactions: the locks of queues are the transaction's."""
     migrate(database.dsn)
+    with pooled(database.dsn, 3) as (dsn, pool):
+        turn = Round(dsn, seed=5)
+        turn.run()
+        assert pool.transactions > EVENTS
+    assert_one_head_per_queue(database)
+    assert set(states(database).values()) <= {"sent", "dead", "unknown"}
+
+
+@pytest.mark.parametrize("isolation", ["read committed", "repeatable read", "serializable"])
+def test_a_delivery_stored_while_its_head_finishes_is_not_stuck(database: Database, isolation: str) -> None:
+    """The race itself: the insert has seen the head and is not committed when the head is finished.
+
+    Whatever the database's default is: the statement behind the lock must see what its last holder committed.
+    """
+    migrate(database.dsn)
+    database.execute(f"ALTER DATABASE {database.name} SET default_transaction_isolation = '{isolation}'")
     database.execute(HOLD_INSERTS)
     with closing(Ledger(database.dsn, "mail", "me")) as mine, closing(Ledger(database.dsn, "mail", "other")) as other:
         mine.store([entry(1)])
@@ -157,3 +176,25 @@ def test_the_ledger_goes_on_after_its_database_restarts(database: Database, post
         kept = until(lambda: ledger.mark([Mark(delivery, Sent({}), "me")]), 20, "the mark", ignore=(RetryableError,))
         assert kept == {delivery.id}
         assert_one_head_per_queue(database)
+
+
+def test_an_outcome_that_meets_a_deadlock_is_recorded(database: Database) -> None:
+    migrate(database.dsn)
+    with closing(Ledger(database.dsn, "mail", "me")) as ledger:
+        ledger.store([entry(1, "a"), entry(2, "b")])
+        first, second = ledger.claim({LANE: 2}, RULES, 2, 60)
+        marks = Marks(Ledger(database.dsn, "mail", "me"))
+        with closing(database.connect()) as session, session.cursor() as cursor, ThreadPoolExecutor(3) as pool:
+            cursor.execute("SET deadlock_timeout = '1min'; BEGIN")
+            lock = "SELECT FROM pgherald.delivery WHERE id = %s FOR UPDATE"
+            cursor.execute(lock, (second.id,))
+            asked = [pool.submit(marks.finish, delivery, Sent({})) for delivery in (first, second)]
+            until(lambda: marks._asked.qsize() == 2, 10, "both to be asked for")  # so that one transaction has both
+            pool.submit(marks.run)
+            waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND wait_event = 'transactionid'"
+            until(lambda: database.execute(waits, (database.name,)) == [(1,)], 10, "the marks to wait for the row")
+            cursor.execute(lock, (first.id,))  # crosswise: the marks' session finds out, and is the one that gives way
+            cursor.execute("COMMIT")
+            assert [one.result(20) for one in asked] == [True, True]
+            marks.end()
+    assert states(database) == {1: "sent", 2: "sent"}
