@@ -173,6 +173,7 @@ class Rule(Section):
     consumer: Name
     max_age: Duration | None = None
     in_doubt: Literal["leave", "resend"] = "leave"
+    essential: bool = True
     attempts: Annotated[int, Field(ge=1)] = 12
     give_up: Duration = parse_duration("3d")
     backoff_first: Duration = parse_duration("5s")
@@ -204,6 +205,8 @@ class Rule(Section):
             raise ValueError('target: write "package.module:function" or "topic:NAME"')
         if self.services and self.consumer != "services":
             raise ValueError("consumer: rules with services belong to the consumer services")
+        if not self.essential and self.mail is None:
+            raise ValueError("essential: it is about mails, which one may unsubscribe from unless they are essential")
         return self
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urljoin
 
 from pydantic import BeforeValidator, Field, SecretStr, StringConstraints, model_validator
 
@@ -50,10 +51,19 @@ def _is_loopback(host: str) -> bool:
     return host in ("localhost", "::1") or re.fullmatch(r"127(\.\d{1,3}){3}", host) is not None
 
 
+_URL = r"^https?://[^\s?#<>\"]+$"
+
+
 class Links(Section):
     """The signed links in mails."""
 
-    base_url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s?#]+$")]
+    base_url: Annotated[str, StringConstraints(pattern=_URL)]
     secret: Secrets
     secret_file: SecretFile = None
     max_age: Duration = parse_duration("48h")
+    unsubscribe_url: Annotated[str, StringConstraints(pattern=f"^$|{_URL}")] = ""
+
+    @property
+    def unsubscribe_base(self) -> str:
+        """Where unsubscribe links lead: beside base_url unless said otherwise."""
+        return self.unsubscribe_url or urljoin(self.base_url, "unsubscribe")

@@ -89,6 +89,8 @@ def _rule_faults(settings: Settings) -> Iterator[str]:
             yield f"smtp: the rule {rule.name} sends mail, so smtp.host and smtp.sender are needed"
         if rule.topic in _own_topics(settings):
             yield f"rules.{rule.name}.target: {rule.topic} is a topic of pgherald's own"
+        if not rule.essential and settings.links is None:
+            yield f"links: the rule {rule.name} is not essential, so its mails need a link to unsubscribe"
         if rule.services and not settings.plans:
             yield f"plans: the rule {rule.name} calls the services of a plan, so [plans] is needed"
         if rule.services and not settings.user.plan:

@@ -30,12 +30,13 @@ import hmac
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from itsdangerous import BadPayload, URLSafeTimedSerializer
+from itsdangerous import BadPayload, URLSafeSerializer, URLSafeTimedSerializer
 
 from cdc.runtime.sections_mail import Links
 
 #: One salt a purpose: a link for one thing is worth nothing for another.
 VERIFY = "pgherald.verify"
+UNSUBSCRIBE = "pgherald.unsubscribe"
 
 
 class SignedUrl(str):
@@ -61,11 +62,31 @@ def seen(settings: Links | None, key: str | None, email: str | None) -> dict[str
 
 def verify_url(links: Links, key: str, email: str) -> SignedUrl:
     """Make the link by which a user shows that they get mail at an address."""
-    token = _signer([secret.get_secret_value() for secret in links.secret]).dumps(
-        {"key": key, "address": address_hash(email)}
-    )
+    token = _signer(revealed(links)).dumps({"key": key, "address": address_hash(email)})
     text = token if isinstance(token, str) else token.decode()
     return SignedUrl(f"{links.base_url}?token={text}", links.max_age, datetime.now(UTC))
+
+
+def revealed(links: Links) -> list[str]:
+    """Give the secrets that links are signed with, newest first."""
+    return [secret.get_secret_value() for secret in links.secret]
+
+
+def unsubscribe_url(links: Links, address_hash: str) -> str:
+    """Make the link by which an address unsubscribes: it holds the hash that the suppression list will, and no end.
+
+    A mail may be found years later, and who has it may always say no.
+    """
+    token = URLSafeSerializer(list(reversed(revealed(links))), salt=UNSUBSCRIBE).dumps(address_hash)
+    return f"{links.unsubscribe_base}?token={token if isinstance(token, str) else token.decode()}"
+
+
+def unsubscribing(token: str, secrets: Sequence[str]) -> str:
+    """Give the hash of the address that an unsubscribe link was made for. Raises itsdangerous.BadData."""
+    said = URLSafeSerializer(list(reversed(secrets)), salt=UNSUBSCRIBE).loads(token)
+    if not isinstance(said, str):
+        raise BadPayload("not an unsubscribe link")
+    return said
 
 
 def check(

@@ -29,6 +29,7 @@ from cdc.runtime.settings import Settings
 from consumers.mail import links, message
 from consumers.mail.message import Mail, Rendered
 from consumers.mail.render import Renderer, negotiate
+from consumers.mail.suppression import address_hash
 from consumers.rules import SeenUser, names
 
 #: Gmail cuts off what is longer.
@@ -134,18 +135,23 @@ def _own_sample(renderer: Renderer, template: str, locale: str) -> Path:
 def _build(settings: Settings, renderer: Renderer, template: str, locale: str, sample: Sample) -> Preview:
     seen = _names(settings, sample)
     user = cast(SeenUser, seen["user"])
-    used = any(rule.mail == template for rule in settings.rules)
-    seen |= links.seen(settings.links or (None if used else _LINKS), user.key, user.email)
+    rules = [rule for rule in settings.rules if rule.mail == template]
+    seen |= links.seen(settings.links or (None if rules else _LINKS), user.key, user.email)
+    to, unsubscribe_url = message.address(user.email), ""
+    if settings.links and not all(rule.essential for rule in rules):
+        unsubscribe_url = links.unsubscribe_url(settings.links, address_hash(to))
+        seen["unsubscribe_url"] = unsubscribe_url
     rendered = renderer.render(template, locale, seen)
     sender = message.sender(settings.smtp or _SMTP)
     identity = message.message_id("preview", template, template, sender.domain)
     mail = message.compose(
         rendered,
         sender,
-        message.address(user.email),
+        to,
         user.name,
         message_id=identity,
         bounce=message.bounce_id(0, identity),
+        unsubscribe_url=unsubscribe_url,
         now=datetime.now(UTC),
     )
     return Preview(rendered, mail)

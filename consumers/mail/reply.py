@@ -27,6 +27,9 @@ _PASSES = re.compile(r"2\.2|3\.(?!4$)\d+|4\.\d+|7\.0")
 #: RFC 5321 4.5.3.1.10: at RCPT this is the old way to say 452.
 _STORAGE = 552
 
+#: No such mailbox, moved without a new address, takes no mail at all (RFC 7505), disabled (RFC 3463 3.2, 3.3).
+_GONE = frozenset(("1.1", "1.6", "1.10", "2.1"))
+
 _ENHANCED = re.compile(r"([245]\.\d{1,3}\.\d{1,3})\b")
 _ASKED = re.compile(
     r"\b(?:in|after|for|wait|within|another|least|delay(?:ed)?|retry)[ :=]{1,2}(?:about |at least |another )?"
@@ -88,6 +91,16 @@ def refusal(reply: Reply, step: str) -> ServiceError:
 def _is_about_the_user(reply: Reply, step: str) -> bool:
     """Tell whether the refusal is of this address or mailbox (X.1, X.2); at RCPT also where no code says of what."""
     return reply.enhanced[2:4] in ("1.", "2.") or (step == "RCPT" and not reply.enhanced)
+
+
+def names_nobody(refused: MailRejected) -> bool:
+    """Tell whether a refusal says that there is no such mailbox any more: mail to it would be refused every time.
+
+    Not that a domain is not found (X.1.2): a relay's broken resolver says so of all. Not what a plain 550 says: it may
+    be about policy or content.
+    """
+    _, _, enhanced = str(refused.fields.get("code")).partition(" ")
+    return refused.fields.get("step") in ("RCPT", DOT) and enhanced[2:] in _GONE
 
 
 def asked_s(text: str) -> float | None:

@@ -18,7 +18,7 @@ from tests.support.mailer import mailing, registered, settings
 from tests.support.smtp import Relay
 
 #: What strangers register with -> the reason that the ledger keeps.
-HOSTILE: dict[tuple[str | None, str], str | None] = {
+HOSTILE: dict[tuple[str | None, str], str] = {
     ("ada@example.org\r\nBcc: eve@example.org", "Ada"): "header_unsafe",
     ("ada@example.org\nDATA", "Ada"): "header_unsafe",
     ("ada\0@example.org", "Ada"): "header_unsafe",
@@ -33,7 +33,6 @@ HOSTILE: dict[tuple[str | None, str], str | None] = {
     ("ada@example.org", "Ada\r\nBcc: eve@example.org"): "header_unsafe",
     ("ada@example.org", "Ada\0"): "header_unsafe",
     ("ada@example.org", "=?UTF-8?Q?=0A?=Bcc: eve@example.org"): "header_unsafe",
-    ("ada@example.org", "Ada\ud800"): None,  # half a character: the record does not decode, and that is its reason
 }
 #: Unusual, and good.
 GOOD = {

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from itsdangerous import BadData, BadPayload, BadSignature, SignatureExpired, URLSafeTimedSerializer
 
 from cdc.runtime.sections_mail import Links
-from consumers.mail.links import check, seen, verify_url
+from consumers.mail.links import check, seen, unsubscribe_url, unsubscribing, verify_url
 
 KEY, EMAIL = '{"id":"a"}', "ada@example.org"
 AGE = timedelta(hours=48)
@@ -85,6 +85,31 @@ def test_an_application_checks_a_link_with_itsdangerous_alone() -> None:
     said = application.loads(token(verify_url(links("new", "old"), KEY, EMAIL)), max_age=48 * 3600)
     assert json.loads(said["key"])["id"] == "a"
     assert sha256(EMAIL.encode()).hexdigest() == said["address"]
+
+
+def test_an_unsubscribe_link_holds_a_hash_and_no_end_and_is_worth_nothing_for_another_purpose() -> None:
+    url = unsubscribe_url(links("new", "old"), "0f" * 32)
+    assert url.startswith("https://app.example.org/unsubscribe?token=")
+    assert unsubscribing(token(url), ["newer", "new"]) == "0f" * 32
+    for made, secrets in ((token(url), ["other"]), (token(verify_url(links(), KEY, EMAIL)), ["new"])):
+        with pytest.raises(BadData):
+            unsubscribing(made, secrets)
+    with pytest.raises(BadData):
+        check(token(url), ["new"], AGE)
+
+
+@pytest.mark.parametrize(
+    ("base", "given", "leads_to"),
+    [
+        ("https://app.example.org", "", "https://app.example.org/unsubscribe"),
+        ("https://app.example.org/a/verify", "", "https://app.example.org/a/unsubscribe"),
+        ("https://app.example.org/a/verify/", "", "https://app.example.org/a/verify/unsubscribe"),
+        ("https://app.example.org/verify", "https://no.example.org/out", "https://no.example.org/out"),
+    ],
+)
+def test_unsubscribe_links_lead_beside_verify_links_unless_said_otherwise(base: str, given: str, leads_to: str) -> None:
+    made = Links.model_validate({"base_url": base, "secret": "s", "unsubscribe_url": given})
+    assert unsubscribe_url(made, "0f").partition("?")[0] == leads_to
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,18 @@ def test_a_preview_is_the_mail_of_the_sample_in_the_asked_or_else_the_samples_lo
     assert (made.rendered.text, made.rendered.lang) == ("Hallo Eve\n", "de-AT")
 
 
+def test_a_preview_shows_what_one_may_unsubscribe_by(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    links = {"base_url": "https://app.example.org/verify", "secret": "s"}
+    rule = {"name": "t", "on": "created", "mail": "t", "essential": False}
+    settings = write({"t/body.txt.j2": "Bye: {{ unsubscribe_url }}"}, links=links, rules=[rule])
+    assert check(settings) == []
+    preview(settings, "t")
+    shown = capsys.readouterr().out
+    assert "List-Unsubscribe: <https://app.example.org/unsubscribe?token=" in shown
+    assert "List-Unsubscribe-Post: List-Unsubscribe=One-Click\n" in shown
+    assert "\nBye: https://app.example.org/unsubscribe?token=" in shown
+
+
 def test_a_preview_shows_readable_headers_text_and_html(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     sample = json.dumps({"after": ROW | {"username": "Дороти Воган"}})
     preview(write({"t/subject.txt.j2": "Größe", "t/sample.json": sample}), "t")

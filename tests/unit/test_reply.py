@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdc.runtime.errors import Deferred, DependencyDown, MailRejected, RetryableError, ServiceError
-from consumers.mail.reply import DOT, Reply, asked_s, refusal
+from consumers.mail.reply import DOT, Reply, asked_s, names_nobody, refusal
 
 
 def reply(line: str) -> Reply:
@@ -67,6 +67,29 @@ def test_a_refusal_is_about_the_mail_for_now_or_for_good_or_about_everyone(
     found = refusal(reply(line), step)
     assert type(found) is error
     assert found.fields["step"] == step
+
+
+@pytest.mark.parametrize(
+    ("step", "line", "nobody"),
+    [
+        ("RCPT", "550 5.1.1 no such user", True),
+        (DOT, "550 5.1.1 no such user", True),
+        ("RCPT", "551 5.1.6 moved", True),
+        ("RCPT", "556 5.1.10 takes no mail", True),
+        ("RCPT", "550 5.2.1 disabled", True),
+        ("RCPT", "550 no such user", False),
+        ("RCPT", "550 5.7.1 not wanted", False),
+        ("RCPT", "553 5.1.3 what is that", False),
+        ("RCPT", "550 5.1.2 no such domain", False),
+        ("DATA", "554 5.1.1 what", False),
+        (DOT, "554 5.6.0 unreadable", False),
+        (DOT, "550 5.7.1 looks like spam", False),
+    ],
+)
+def test_only_that_there_is_no_mailbox_says_that_no_mail_will_ever_arrive(step: str, line: str, nobody: bool) -> None:
+    refused = refusal(reply(line), step)
+    assert isinstance(refused, MailRejected)
+    assert names_nobody(refused) is nobody
 
 
 def test_a_refusal_says_its_codes_and_never_the_relays_text() -> None:
