@@ -142,6 +142,17 @@ def test_a_database_that_can_not_tell_is_down_for_everyone_and_then_asked_again(
         fresh(dsn="host=127.0.0.1 port=1 connect_timeout=1").read(delivery({"id": 1}))
 
 
+def test_a_row_that_a_policy_hides_is_not_gone(database: Database, fresh: Open) -> None:
+    database.execute("CREATE TABLE users (id int PRIMARY KEY)")
+    database.execute("INSERT INTO users VALUES (1)")
+    database.execute("ALTER TABLE users ENABLE ROW LEVEL SECURITY")
+    database.execute(f"CREATE ROLE {database.name} LOGIN PASSWORD 'x'; GRANT SELECT ON users TO {database.name}")
+    password = database.dsn.split("password=")[1].split()[0]
+    dsn = database.dsn.replace("user=postgres", f"user={database.name}").replace(f"password={password}", "password=x")
+    with pytest.raises(DependencyDown, match="can't be read again"):
+        fresh(dsn=dsn).read(delivery({"id": 1}))
+
+
 def test_nothing_can_be_written_by_it(database: Database, fresh: Open) -> None:
     database.execute("CREATE TABLE users (id int PRIMARY KEY)")
     database.execute(
