@@ -16,7 +16,7 @@ from cdc import wal2json
 from cdc.contract.envelope import UNAVAILABLE
 from cdc.contract.topics import table_topic
 from cdc.privacy import Treatment, guard, treatment
-from cdc.relation import Column, Relation, base_type, is_before, may_be_wide
+from cdc.relation import Column, Relation
 from cdc.runtime.errors import ChangeUndecodable, ConfigInvalid
 from cdc.runtime.fields import TableName
 from cdc.runtime.sections import Source, SourceTable
@@ -74,64 +74,13 @@ class TablePlan:
             return given[0].name == primary[0]  # for most rows of most tables
         return [column.name for column in given] == list(primary)
 
-    def fits(self, change: RowChange, xid: int) -> bool:
-        """Tell whether a line can have this shape: its columns are ours, and those it lacks have a reason."""
-        given = change.columns or change.identity
-        if {column.name for column in change.pk} != self.relation.primary:
-            return False
-        columns = self.columns
-        for column in given:
-            known = columns.get(column.name)
-            if known is None or known.type != column.type:
-                return False
-        return len(given) + len(self._left_out(change, xid)) == len(columns)
-
-    def _left_out(self, change: RowChange, xid: int) -> list[Column]:
-        """Give the columns that the table may have had although the line lacks them.
-
-        Of a deleted row the key is enough; an update has no wide values that did not change. A column that was altered
-        since may have come since, and is taken for one that did where nothing is stored out of line.
-        """
-        if isinstance(change, Insert) or (isinstance(change, Delete) and self._is_whole(change)):
-            return []
-        given = {column.name for column in change.columns or change.identity}
-        absent = [column for column in self.relation.columns if column.name not in given]
-        if isinstance(change, Delete):
-            return absent
-        wide = self.relation.has_wide_values
-        return [column for column in absent if column.toastable and (wide or not is_before(xid, column.since_xid))]
-
-    def _is_whole(self, change: Delete) -> bool:
-        return self.relation.full_identity and len(change.identity) > len(change.pk)
-
-    def as_in(self, change: RowChange, xid: int, before: TablePlan | None = None) -> TablePlan:
-        """Make the plan of a line that neither the catalog nor the shape before it explains: its own columns and types.
-
-        An unchanged wide value has no name in an update's line. So the columns stay that it may have been left out of:
-        one too many says "not in the WAL", one too few would have vanished without a word.
-        """
-        # A shape that has none of the line's columns is that of another table, which had or has the name.
-        shapes = [shape for shape in (before, self) if shape and shape._has_any(change.columns or change.identity)]
-        known = {column.name: column for shape in shapes for column in shape.relation.columns}
-        columns = {}
-        for given in change.columns or change.identity:
-            base = base_type(given.type, self.relation.domains)
-            same = known.get(given.name)
-            wide = same.toastable if same and same.type == given.type else may_be_wide(base)
-            columns[given.name] = Column(given.name, given.type, base, wide)
-        left_out = {column.name: column for shape in shapes for column in shape._left_out(change, xid)}
-        primary = tuple(column.name for column in change.pk)
-        key = self.key if set(primary) == self.relation.primary else primary
-        relation = replace(
-            self.relation,
-            columns=tuple((columns | left_out).values()),
-            key=key,
-            primary=frozenset(primary),
-        )
-        return _planned(self, relation)
-
-    def _has_any(self, given: Iterable[wal2json.Column]) -> bool:
-        return any((column.name, column.type) in self._shape for column in given)
+    def with_shape(self, relation: Relation) -> TablePlan:
+        """Plan the same table in another shape. Raises ConfigInvalid when a key column must not leave."""
+        columns = _columns(relation.columns, self.table, self.hash_key)
+        for name in relation.key:
+            if name in columns and columns[name].key_label is None:
+                raise _secret_key(relation.name, name)
+        return replace(self, relation=relation, key=relation.key, columns=columns)
 
     def rows(self, change: RowChange) -> tuple[bytes, bytes]:
         """Render before and after as JSON objects, or null."""
@@ -297,15 +246,7 @@ def plan(source: Source, table: SourceTable, relation: Relation) -> TablePlan:
         table=table,
         hash_key=source.hash_key.get_secret_value().encode() if source.hash_key else b"",
     )
-    return _planned(empty, relation)
-
-
-def _planned(plan: TablePlan, relation: Relation) -> TablePlan:
-    columns = _columns(relation.columns, plan.table, plan.hash_key)
-    for name in relation.key:
-        if name in columns and columns[name].key_label is None:
-            raise _secret_key(relation.name, name)
-    return replace(plan, relation=relation, key=relation.key, columns=columns)
+    return empty.with_shape(relation)
 
 
 def _columns(columns: Sequence[Column], table: SourceTable, hash_key: bytes) -> dict[str, _Column]:

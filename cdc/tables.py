@@ -19,6 +19,7 @@ from cdc.runtime.errors import ConfigInvalid, RecordsLost
 from cdc.runtime.fields import TableName
 from cdc.runtime.log import get_logger
 from cdc.runtime.sections import Source
+from cdc.shapes import fits, told_by
 from cdc.wal2json import RowChange, Truncate
 
 _log = get_logger("capture")
@@ -37,7 +38,7 @@ class _Shapes:
         """Take the shape that a line has; where both explain it, the one of its moment."""
         older_first = is_before(xid, self.now.relation.changed_xid)
         shapes = (self.before, self.now) if older_first else (self.now, self.before)
-        return next((shape for shape in shapes if shape and shape.fits(change, xid)), None)
+        return next((shape for shape in shapes if shape and fits(shape.relation, change, xid)), None)
 
 
 class CapturedTables:
@@ -82,7 +83,9 @@ class CapturedTables:
         found = shapes.choose(change, xid)
         if found is None:
             # The catalog is ahead of this line, or the table is gone: the line itself says what it holds.
-            found = shapes.before = shapes.now.as_in(change, xid, shapes.before)
+            before = shapes.before.relation if shapes.before else None
+            found = shapes.now.with_shape(told_by(change, xid, shapes.now.relation, before))
+            shapes.before = found
         return found
 
     def _read(self, name: TableName, known: _Shapes | None, xid: int) -> _Shapes:

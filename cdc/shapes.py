@@ -1,0 +1,73 @@
+"""Which shape a line has: that of the catalog, the one before it, or one that the line alone tells. Pure.
+
+An insert and an old row that is whole show all columns. An update lacks wide values that did not change, and in its
+line such a column has no name; of a deleted row the key is enough.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cdc.relation import Column, Relation, base_type, is_before, may_be_wide
+from cdc.wal2json import Delete, Insert, RowChange
+
+
+def fits(shape: Relation, change: RowChange, xid: int) -> bool:
+    """Tell whether a line can have this shape: its columns are there, and those it lacks have a reason."""
+    types = {column.name: column.type for column in shape.columns}
+    given = change.columns or change.identity
+    if {column.name for column in change.pk} != shape.primary:
+        return False
+    if any(types.get(column.name) != column.type for column in given):
+        return False
+    return len(given) + len(_left_out(shape, change, xid)) == len(types)
+
+
+def told_by(change: RowChange, xid: int, now: Relation, before: Relation | None) -> Relation:
+    """Make the shape of a line that fits none: its own columns, types and key.
+
+    The columns that it may have left out stay, under each name that they may have had: one too many says "not in the
+    WAL", one too few would have vanished without a word.
+    """
+    # A shape that has none of the line's columns is that of another table, which had or has the name.
+    shapes = [shape for shape in (before, now) if shape and _has_any(shape, change)]
+    known = {column.name: column for shape in shapes for column in shape.columns}
+    columns = {}
+    for given in change.columns or change.identity:
+        base = base_type(given.type, now.domains)
+        same = known.get(given.name)
+        wide = same.toastable if same and same.type == given.type else may_be_wide(base)
+        columns[given.name] = Column(given.name, given.type, base, wide)
+    left_out = {column.name: column for shape in shapes for column in _left_out(shape, change, xid)}
+    primary = tuple(column.name for column in change.pk)
+    return replace(
+        now,
+        columns=tuple((columns | left_out).values()),
+        key=now.key if set(primary) == now.primary else primary,
+        primary=frozenset(primary),
+    )
+
+
+def _left_out(shape: Relation, change: RowChange, xid: int) -> list[Column]:
+    """Give the columns that the table may have had although the line lacks them.
+
+    A column that was altered since may have come since, and is taken for one that did where nothing is stored out of
+    line.
+    """
+    if isinstance(change, Insert) or (isinstance(change, Delete) and _is_whole(shape, change)):
+        return []
+    given = {column.name for column in change.columns or change.identity}
+    absent = [column for column in shape.columns if column.name not in given]
+    if isinstance(change, Delete):
+        return absent
+    wide = shape.has_wide_values
+    return [column for column in absent if column.toastable and (wide or not is_before(xid, column.since_xid))]
+
+
+def _is_whole(shape: Relation, change: Delete) -> bool:
+    return shape.full_identity and len(change.identity) > len(change.pk)
+
+
+def _has_any(shape: Relation, change: RowChange) -> bool:
+    types = {(column.name, column.type) for column in shape.columns}
+    return any((column.name, column.type) in types for column in change.columns or change.identity)
