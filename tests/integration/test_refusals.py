@@ -76,14 +76,6 @@ def test_a_table_that_is_not_there_is_named(deployment: Deployment) -> None:
         assert '"public"."Users"' in said
 
 
-def test_a_partitioned_table_is_refused_rather_than_not_seen(deployment: Deployment) -> None:
-    deployment.database.execute("CREATE TABLE parted (id int PRIMARY KEY) PARTITION BY RANGE (id)")
-    deployment.tables = ["parted"]
-    deployment.write()
-    for said in told(deployment, 78):
-        assert "partitioned" in said
-
-
 def test_a_key_that_looks_secret_is_a_fault_of_the_settings(deployment: Deployment) -> None:
     deployment.database.execute("CREATE TABLE sessions (token text PRIMARY KEY)")
     deployment.tables = ["sessions"]
