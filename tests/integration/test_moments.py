@@ -47,8 +47,6 @@ class Story:
         self.expected: list[tuple[str, int, dict[str, Any] | None]] = []
         execute.execute("DROP TABLE IF EXISTS users; CREATE TABLE users (id int PRIMARY KEY, n int, body text)")
         execute.execute("ALTER TABLE users ALTER body SET STORAGE EXTERNAL")
-        for id_ in (0, 500, 1000):
-            self._row("c", "INSERT INTO users VALUES (%s, 1, repeat('x', 3000)) RETURNING *", (id_,))
 
     def columns(self) -> list[tuple[str, str]]:
         self._execute.execute(
@@ -65,7 +63,7 @@ class Story:
 
     def _update(self, _what: str, number: int) -> None:
         for name, type_ in self.columns():
-            if type_ != "text":
+            if type_ != "text" and number % 2:
                 self._row("u", f"UPDATE users SET {name} = %s WHERE id = ({_ANY}) RETURNING *", (number, number))  # noqa: S608
                 return
 
