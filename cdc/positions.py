@@ -121,6 +121,8 @@ def _last_between(reader: Consumer, start: TopicPartition, end: int, key: bytes)
         error, value = message.error(), message.value()
         if error is None:
             found = bytes(value) if message.key() == key and isinstance(value, bytes) else found
+            if (message.offset() or 0) >= end:
+                return found  # written meanwhile: a busy reader would let us come to no end
         elif error.code() != KafkaError._PARTITION_EOF:
             raise librdkafka.classify(error)
         elif (message.offset() or 0) >= end:

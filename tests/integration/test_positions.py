@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from cdc.contract.position import PositionRecord, SnapshotState
 from cdc.contract.topics import positions_topic
 from cdc.publisher import Publisher
 from cdc.runtime import topics
+from deploy.local.net import until
 from tests.support.database import Database
 from tests.support.deployment import Deployment
 from tests.support.servers import KafkaServer
@@ -45,6 +48,35 @@ def test_a_committed_record_is_found_at_once_however_many_there_are(
         found = positions.last_record(settings)
         assert found is not None
         assert found.lsn == 10
+
+
+def test_the_last_record_is_found_while_the_reader_writes_on(
+    tmp_path: Path, database: Database, kafka: KafkaServer, name: str
+) -> None:
+    ended = threading.Event()
+
+    def write() -> None:
+        with closing(Publisher(settings.kafka, settings.transactional_id, keep_alive=lambda: None)) as publisher:
+            publisher.fence()
+            lsn = 0
+            while not ended.is_set():
+                lsn += 1
+                publisher.commit(topic, key, msgspec.json.encode(record(lsn)))
+
+    with Deployment(tmp_path / "d", database, kafka, name) as deployment:
+        settings = deployment.settings
+        positions.ensure_topics(settings)
+        topic, key = positions_topic(name), settings.source.slot.encode()
+        writer = threading.Thread(target=write)
+        writer.start()
+        until(lambda: positions.last_record(settings), 20, "a record to be there")
+        began_at = time.monotonic()
+        for _ in range(5):
+            assert positions.last_record(settings)
+        took_s = time.monotonic() - began_at
+        ended.set()
+        writer.join()
+    assert took_s < 10
 
 
 def test_topics_have_the_partitions_that_settings_say(
