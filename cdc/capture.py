@@ -11,21 +11,18 @@ import time
 from collections import Counter
 from contextlib import ExitStack
 
-from cdc import wal2json
-from cdc.contract.position import Position, Witness, parse_lsn
+from cdc import command, wal2json
+from cdc.contract.position import Position, Reading, Witness, parse_lsn
 from cdc.lag import Lag
-from cdc.publisher import Publisher
-from cdc.resume import Resume
-from cdc.routing import Router
+from cdc.routing import OWN_PREFIX
 from cdc.runtime import metrics
 from cdc.runtime.backoff import delay_s
 from cdc.runtime.errors import ChangeUndecodable, RetryableError, SlotInUse
 from cdc.runtime.lifecycle import Stop, Stopped
 from cdc.runtime.log import get_logger
 from cdc.runtime.settings import Settings
-from cdc.slot import Slot
-from cdc.start import open_session
-from cdc.wal2json import Begin, Change, Commit, Message
+from cdc.start import Session, open_session
+from cdc.wal2json import Begin, Change, Commit, Message, RowChange, Truncate
 
 _log = get_logger("capture")
 
@@ -46,13 +43,11 @@ lag = Lag()
 class Stream:
     """One session with the slot, from the last committed position to the first error or a stop."""
 
-    def __init__(self, slot: Slot, publisher: Publisher, router: Router, resume: Resume, skip: str | None) -> None:
-        self._slot = slot
-        self._publisher = publisher
-        self._router = router
-        self._resume = resume
+    def __init__(self, session: Session, skip: str | None) -> None:
+        self._slot, self._publisher, self._router, self._resume, self._backfill = session
         # An event of a key change names the half of it; what is skipped is the change.
         self._skip = skip.removesuffix(":d").removesuffix(":c") if skip else None
+        self._xid = 0
         self._lsn = 0
         self._index = 0
         self._complete = True
@@ -60,12 +55,12 @@ class Stream:
         #: Of the last change that was published: its transaction's end and when that was committed.
         self._published: tuple[int, int] | None = None
         self._oldest_us = 0
-        self._uncommitted: Counter[tuple[str, str]] = Counter()
 
     def run(self, stop: Stop) -> None:
         """Publish until a stop is requested; then end in order."""
         while not stop.requested:
             wait_s = 0.0 if self._read_burst() else self._until_commit_s()
+            self._backfill.step(self._lsn)
             if self._commit_due(idle=wait_s > 0):
                 self._commit()
             self._slot.confirm()
@@ -73,7 +68,7 @@ class Stream:
             if wait_s:
                 if self._publisher.began_at is None:
                     lag.caught_up()
-                self._slot.wait(wait_s)
+                self._slot.wait(min(wait_s, self._backfill.patience_s))
         if self._publisher.began_at is not None:
             self._commit()
         self._slot.confirm(now=True)
@@ -96,14 +91,19 @@ class Stream:
         try:
             change = wal2json.decode(line)
             position = self._position_of(change, data_start)
+            if isinstance(change, RowChange | Truncate) and command.is_own(change):
+                self._obey(change, position)
+                return
             events = self._router.events(change, position, time.time_ns())
         except ChangeUndecodable as exc:
             self._pass_or_stop(exc, line)
             return
         if isinstance(change, Begin):
-            self._begun_us = self._router.commit_us
+            self._xid, self._begun_us = change.xid, self._router.commit_us
             if self._resume.unmet:
                 self._resume.meet(self._lsn, self._begun_us)
+        if self._backfill.active:
+            self._backfill.passed(self._xid, events)
         if events and self._resume.is_new(position) and not self._is_skipped(position):
             if not self._oldest_us:
                 self._oldest_us = self._begun_us
@@ -111,9 +111,14 @@ class Stream:
             if self._begun_us:
                 self._published = self._lsn, self._begun_us
             self._publisher.publish(events)
-            self._uncommitted.update((event.table, event.op) for event in events)
         if isinstance(change, Commit) or (isinstance(change, Message) and change.alone):
             self._end_of_transaction()
+        elif isinstance(change, Message) and change.prefix == OWN_PREFIX:
+            self._backfill.reached(command.nonce_of(change.content), self._lsn)
+
+    def _obey(self, change: RowChange | Truncate, position: Position) -> None:
+        if self._resume.is_new(position) and (asked := command.read(change)):
+            self._backfill.obey(asked)
 
     def _position_of(self, change: Change, data_start: int) -> Position:
         if isinstance(change, Begin):
@@ -149,17 +154,17 @@ class Stream:
         confirmation: the lines come again, and the position makes us skip them.
         """
         if self._publisher.began_at is not None:
-            position = Position(self._lsn, self._index)
+            # Rows of a snapshot may come before the first line, or while lines are skipped.
+            position, complete = max(
+                (Position(self._lsn, self._index), self._complete), (self._resume.position, self._resume.state.complete)
+            )
             witness = Witness(*self._published) if self._published else None
-            self._publisher.commit(*self._resume.record(position, complete=self._complete, witness=witness))
-            self._resume.advance(position, complete=self._complete, witness=witness)
+            self._publisher.commit(*self._resume.record(position, complete=complete, witness=witness))
+            self._resume.advance(position, complete=complete, witness=witness)
             self._measure()
         self._slot.checkpoint.acknowledge()
 
     def _measure(self) -> None:
-        for (table, op), count in self._uncommitted.items():
-            metrics.events_published.labels(table, op).inc(count)
-        self._uncommitted.clear()
         if self._oldest_us:
             late_s = max(0.0, time.time() - self._oldest_us / 1e6)
             metrics.commit_to_kafka_seconds.observe(late_s)
@@ -192,18 +197,19 @@ def run(settings: Settings, stop: Stop, skip: str | None = None) -> None:
     global streaming
     attempt = 0
     standby = False
+    tries: Counter[Reading] = Counter()
     while not stop.requested:
         try:
             with ExitStack() as opened:
-                slot, publisher, router, resume = open_session(settings, opened, stop)
-                _log.info("streaming", slot=slot.name, lsn=resume.position.lsn, index=resume.position.index)
+                session = open_session(settings, opened, stop, tries)
+                position = session.resume.position
+                _log.info("streaming", slot=session.slot.name, lsn=position.lsn, index=position.index)
                 standby, streaming = False, True
-                began = resume.position
                 try:
-                    Stream(slot, publisher, router, resume, skip).run(stop)
+                    Stream(session, skip).run(stop)
                 finally:
                     # What got through shows that the faults before it are over: the next one is a first again.
-                    attempt = 0 if resume.position > began else attempt
+                    attempt = 0 if session.resume.position > position else attempt
         except Stopped:
             return
         except SlotInUse:

@@ -158,3 +158,15 @@ def _column(domains: dict[str, str], name: str, type_: str, toastable: bool, sin
     # The one quoted name that needs no schema: wal2json takes its quotes for those of JSON.
     logged = "char" if type_ == '"char"' else type_
     return Column(name, logged, base_type(type_, domains), toastable, since_xid)
+
+
+def estimated_rows(connection: Connection, name: TableName) -> int | None:
+    """Tell about how many rows a table has, by its statistics; None when it was never analysed or is gone."""
+    query = """
+        SELECT sum(reltuples)::bigint FROM pg_class WHERE relkind = 'r' AND reltuples >= 0
+        AND (oid = to_regclass(%(name)s) OR oid IN (SELECT relid FROM pg_partition_tree(to_regclass(%(name)s))))
+    """
+    with errors(), closing(connection.cursor()) as cursor:
+        cursor.execute(query, {"name": name.sql()})
+        found = cursor.fetchone()
+    return found[0] if found else None

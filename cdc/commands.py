@@ -74,6 +74,26 @@ def _print_finding(part: str, finding: Any) -> None:
         click.echo(f"        do:  {finding.remedy}")
 
 
+@click.command()
+@with_settings
+@click.argument("table", metavar="TABLE | pause | resume")
+@click.option("--where", default="", metavar="SQL", help="Only the rows for which this SQL expression holds.")
+def snapshot(settings: Settings, table: str, where: str) -> None:
+    """Publish the rows that a table has now once more, as `r`, while capture runs.
+
+    Consumers take them for history. `pause` holds what is being read, `resume` lets it go on where it was held.
+    Needs the right to insert into pgherald.command in the source database (deploy/sql/command.sql).
+
+    \b
+    Example: pgherald snapshot public.users --where "plan = 'pro'"
+             pgherald snapshot pause
+    """
+    from cdc.ask import ask
+
+    ask(settings, table, where)
+    click.echo("asked for: `pgherald slot status` shows how far it is")
+
+
 @click.group()
 def slot() -> None:
     """Look at the replication slot, recover from its loss, or drop it."""
@@ -93,11 +113,19 @@ def slot_status(settings: Settings, as_json: bool) -> None:
 @with_settings
 @click.confirmation_option(prompt="Make a new slot and publish every row again as `r`?")
 def slot_recover(settings: Settings) -> None:
-    """Start again after the slot was lost: a new epoch, a new slot, every row again as `r`."""
+    """Start again after the slot was lost: a new epoch, a new slot, every row again as `r`.
+
+    The rows say how the tables are now (source.snapshot is "recovery"), not what happened meanwhile: nobody is mailed
+    for it. Rows that were deleted meanwhile are not there to be read.
+    """
     from cdc.operate import recover
 
     epoch = recover(settings)
-    click.echo(f"epoch {epoch} begins: start `pgherald capture`; it makes the slot and publishes every row as r")
+    click.echo(
+        f"epoch {epoch} begins: start `pgherald capture`; it makes the slot and publishes every row as r (recovery)\n"
+        f"Deletes since the old slot's end can't be known: a key whose newest record is of an older epoch (the second\n"
+        f"part of pgherald-event-id) once capture says snapshot_done was deleted meanwhile, and no d will come for it"
+    )
 
 
 @slot.command("drop")

@@ -7,12 +7,13 @@ from typing import Any
 
 import msgspec
 
-from cdc import measure, positions, resume, slot, start
-from cdc.contract.position import format_lsn
+from cdc import catalog, measure, positions, resume, slot, start
+from cdc.contract.position import SnapshotState, format_lsn
 from cdc.contract.topics import positions_topic
 from cdc.publisher import Publisher
 from cdc.runtime import postgres
 from cdc.runtime.errors import SlotInUse
+from cdc.runtime.fields import TableName
 from cdc.runtime.settings import Settings
 from cdc.runtime.topics import wanted
 
@@ -27,9 +28,27 @@ def slot_status(settings: Settings) -> dict[str, Any]:
             "lsn": format_lsn(record.lsn),
             "index": record.index,
             "epoch": record.epoch,
-            "snapshot": msgspec.to_builtins(record.snapshot),
+            "snapshot": _snapshot(settings, record.snapshot),
         }
     return found | {"warning": measure.danger(found) or None, "position": position}
+
+
+def _snapshot(settings: Settings, state: SnapshotState) -> dict[str, Any]:
+    """Tell how far the rows that were there before are read; keys are row values, and not shown."""
+    if not state.tables:
+        return {"state": state.state, "paused": state.paused}
+    with closing(start.connect(settings)) as connection:
+        tables = [
+            {
+                "table": reading.title,
+                "why": reading.why,
+                "rows": reading.rows,
+                "of_about": catalog.estimated_rows(connection, TableName(reading.schema, reading.table)),
+                "where": bool(reading.where),
+            }
+            for reading in state.tables
+        ]
+    return {"state": state.state, "paused": state.paused, "tables": tables}
 
 
 def topics(settings: Settings) -> list[dict[str, Any]]:
@@ -54,7 +73,8 @@ def recover(settings: Settings) -> int:
     """Begin a new epoch: the next start of capture makes a new slot and publishes every row again as `r`.
 
     Gives the epoch. What was written between the old slot's end and the new slot's begin reaches Kafka as `r` rows
-    only: consumers see the state, not the events. Raises SlotInUse while a process reads the slot.
+    with `source.snapshot = "recovery"` only: consumers see the state, not the events, and nothing of rows that were
+    deleted in between. Raises SlotInUse while a process reads the slot.
     """
     with closing(start.connect(settings)) as connection:
         if slot.is_active(connection, settings.source.slot):
@@ -64,7 +84,7 @@ def recover(settings: Settings) -> int:
     with closing(slot.Slot(settings.source.dsn.get_secret_value(), settings.source.slot)) as connected:
         cluster = connected.identify()
     options = resume.hash_of(start.slot_options(settings))
-    announced = resume.first_record(cluster, options, epoch=record.epoch + 1 if record else 1)
+    announced = resume.first_record(cluster, options, epoch=record.epoch + 1 if record else 1, why="recovery")
     with closing(Publisher(settings.kafka, settings.transactional_id, keep_alive=lambda: None)) as publisher:
         publisher.fence()
         topic = positions_topic(settings.source.name)

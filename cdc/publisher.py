@@ -6,6 +6,7 @@ Either both are there for a `read_committed` consumer or neither is; that is wha
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,6 +14,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from cdc import librdkafka
 from cdc.contract.event import Event
+from cdc.runtime import metrics
 from cdc.runtime.errors import BrokerUnavailable, ChangeUndecodable, ServiceError
 from cdc.runtime.log import get_logger
 from cdc.runtime.sections import Kafka
@@ -57,6 +59,7 @@ class Publisher:
         self.began_at: float | None = None
         self.events = 0
         self.size_bytes = 0
+        self._uncommitted: Counter[tuple[str, str]] = Counter()
 
     def _options(self, kafka: Kafka, transactional_id: str) -> dict[str, Any]:
         return librdkafka.options(kafka) | {
@@ -84,14 +87,19 @@ class Publisher:
             self._in_slices(lambda: self._producer.init_transactions(_SLICE_S))
             self._holds = True
 
+    def begin(self) -> None:
+        """Open a transaction if none is open: its position record has something to say, whether events come or not."""
+        if self.began_at is None:
+            self._call(self._producer.begin_transaction)
+            self.began_at = time.monotonic()
+
     def publish(self, events: Iterable[Event]) -> None:
         """Add the records of one change to the open transaction, or open one."""
         for event in events:
-            if self.began_at is None:
-                self._call(self._producer.begin_transaction)
-                self.began_at = time.monotonic()
+            self.begin()
             self._produce(event)
             self.events += 1
+            self._uncommitted[event.table, event.op] += 1
             size_bytes = len(event.value or b"")
             self.size_bytes += size_bytes
             if size_bytes > _WIDE_BYTES:
@@ -104,13 +112,15 @@ class Publisher:
         A crash before it: nothing of it is visible, the slot gives the changes again. A crash after it: the position
         says that they are there, and the restart skips them.
         """
-        if self.began_at is None:
-            self._call(self._producer.begin_transaction)
+        self.begin()
         self._produce(Event(topic, key, position, [], "", "position"))
         self._in_slices(lambda: self._producer.commit_transaction(_SLICE_S))
         self.began_at = None
         self.events = self.size_bytes = 0
         self._wide.clear()
+        for (table, op), count in self._uncommitted.items():
+            metrics.events_published.labels(table, op).inc(count)
+        self._uncommitted.clear()
 
     def close(self) -> None:
         """Drop what is not committed; the transaction is aborted where the broker can be asked."""

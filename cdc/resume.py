@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from cdc.contract.position import START, Position, PositionRecord, SnapshotState, Witness, event_id, format_lsn
+from cdc.contract.position import START, Position, PositionRecord, SnapshotState, Why, Witness, event_id, format_lsn
 from cdc.relation import Cluster
 from cdc.runtime.errors import PositionMismatch, SlotLost
 
@@ -79,7 +79,7 @@ class Resume:
         )
 
 
-def first_record(cluster: Cluster, options: str, epoch: int = 1) -> PositionRecord:
+def first_record(cluster: Cluster, options: str, epoch: int = 1, why: Why = "initial") -> PositionRecord:
     """Make the record that announces a slot before it is created: whoever finds it knows that nothing was confirmed."""
     return PositionRecord(
         system_id=cluster.system_id,
@@ -87,7 +87,7 @@ def first_record(cluster: Cluster, options: str, epoch: int = 1) -> PositionReco
         epoch=epoch,
         lsn=START.lsn,
         index=START.index,
-        snapshot=SnapshotState("creating"),
+        snapshot=SnapshotState("creating", why=why),
         options=options,
     )
 

@@ -20,7 +20,7 @@ from cdc.relation import Column, Relation
 from cdc.runtime.errors import ChangeUndecodable, ConfigInvalid
 from cdc.runtime.fields import TableName
 from cdc.runtime.sections import Source, SourceTable
-from cdc.values import FAULTS, Codec, FromToken, codec, of_domain
+from cdc.values import FAULTS, Codec, FromText, FromToken, codec, of_domain
 from cdc.wal2json import Delete, Insert, RowChange
 
 _json = msgspec.json.encode
@@ -130,15 +130,24 @@ class TablePlan:
     def snapshot_row(self, row: Sequence[str | None]) -> tuple[bytes | None, bytes]:
         """Render the key and the row from the text of the `written` columns. Raises ChangeUndecodable."""
         try:
-            parts = {
-                name: column.label + (_NULL if text is None else column.codec.from_text(text))
-                for (name, column), text in zip(self._written, row, strict=True)
-                if column.label is not None
-            }
+            parts = [
+                label + (_NULL if text is None else from_text(text))
+                for (label, from_text), text in zip(self._renderers, row, strict=True)
+            ]
         except FAULTS:
             raise self._unwritable_row(row) from None  # not `from` it: its text shows the value
-        key = b"{" + b",".join(parts[name] for name in self.key) + b"}" if self.key else None
-        return key, b"{" + b",".join(parts.values()) + b"}"
+        key = b"{" + b",".join([parts[place] for place in self.key_places]) + b"}" if self.key else None
+        return key, b"{" + b",".join(parts) + b"}"
+
+    @cached_property
+    def key_places(self) -> tuple[int, ...]:
+        """Tell where the key's columns stand among the `written` ones."""
+        written = self.written()
+        return tuple(written.index(name) for name in self.key)
+
+    @cached_property
+    def _renderers(self) -> list[tuple[bytes, FromText]]:
+        return [(column.label or b"", column.codec.from_text) for _, column in self._written]
 
     def unwritable(self, change: RowChange) -> ChangeUndecodable:
         """Make the error of a line of which a value can't be rendered."""

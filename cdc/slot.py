@@ -41,6 +41,7 @@ _PINNED = {
     "idle_in_transaction_session_timeout": "0",
     # ... and row security would leave rows out of it in silence: this makes it an error.
     "row_security": "off",
+    "standard_conforming_strings": "on",  # an operator's SQL is checked as this reads it
 }
 
 

@@ -1,4 +1,4 @@
-"""The rows that are there already: a consistent snapshot, published as `r` before the stream goes on behind it.
+"""Reads the rows that are there: a consistent snapshot, in the order of the key, a chunk at a time.
 
 Values come by COPY in text form: the same output functions as in the WAL, so that both render alike.
 """
@@ -6,39 +6,43 @@ Values come by COPY in text form: the same output functions as in the WAL, so th
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 
-from cdc.contract.envelope import HEADER_EVENT_ID, HEADER_SCHEMA, SCHEMA_VERSION
-from cdc.contract.event import Event
-from cdc.contract.position import snapshot_event_id
-from cdc.routing import clock_json, source_json
+import psycopg2
+from psycopg2.extensions import cursor as Cursor  # noqa: N812
+
+from cdc.command import watermark
+from cdc.history import OldRow
+from cdc.privacy import Treatment, treatment
+from cdc.relation import Seen
+from cdc.routing import OWN_PREFIX
 from cdc.rows import TablePlan
-from cdc.runtime.errors import ChangeUndecodable
-from cdc.runtime.fields import quoted
-from cdc.runtime.postgres import Connection, errors
+from cdc.runtime.errors import ChangeUndecodable, ConfigInvalid, ConnectionLost, PermanentError
+from cdc.runtime.fields import TableName, quoted
+from cdc.runtime.postgres import Connection, classify, errors
 from cdc.wal2json import fingerprint
 
+#: A chunk whose condition takes longer would never come to an end.
+_CONDITION_TIMEOUT = "10min"
 _ESCAPES = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """What every row of one snapshot has in common."""
-
-    name: str
-    database: str
-    epoch: int
-    lsn: int
-    xid: int
-    taken_us: int
+#: Operators of an extension's type lie in its schema: without it in the path, citext would be compared as text, and the
+#: comparison would not fit the order of the key's index.
+_KEY_SCHEMAS = """
+    WITH RECURSIVE type(oid, base) AS (
+        SELECT t.oid, t.typbasetype FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+        WHERE a.attrelid = %s::regclass AND a.attname = ANY (%s)
+        UNION SELECT t.oid, t.typbasetype FROM type JOIN pg_type t ON t.oid = type.base
+    )
+    SELECT DISTINCT nspname FROM type JOIN pg_type t USING (oid) JOIN pg_namespace n ON n.oid = t.typnamespace
+"""
 
 
 def fields_of(line: str) -> list[str | None]:
     """Split a line of COPY's text format; None is NULL. Source: PostgreSQL's COPY, "Text Format"."""
+    if "\\" not in line:
+        return line.split("\t")  # type: ignore[return-value]
     return [None if field == r"\N" else _unescape(field) for field in line.split("\t")]
 
 
@@ -46,27 +50,151 @@ def _unescape(field: str) -> str:
     return _ESCAPE.sub(lambda m: _ESCAPES.get(m[1], m[1]), field) if "\\" in field else field
 
 
-def begin(connection: Connection, exported: str | None) -> int:
-    """Open the snapshot's transaction, that of the new slot where one is given; give the next transaction id."""
+def begin(connection: Connection, exported: str | None = None, lock: TableName | None = None) -> Seen:
+    """Open a snapshot's transaction, that of the new slot where one is given; tell what it sees.
+
+    A table that is locked keeps its shape, and is not emptied between the snapshot and the reading.
+    """
     with errors(), closing(connection.cursor()) as cursor:
         cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         if exported:
             cursor.execute("SET TRANSACTION SNAPSHOT %s", (exported,))
-        cursor.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
-        row = cursor.fetchone()
-    return int(row[0]) if row else 0
+        if lock:
+            cursor.execute(f"LOCK TABLE {lock.sql()} IN ACCESS SHARE MODE")
+        return visible(cursor)
 
 
-def read_table(connection: Connection, plan: TablePlan, on_row: Callable[[list[str | None]], None]) -> None:
-    """Read every row of a table, in no order, one by one in flat memory."""
-    columns = ", ".join(quoted(name) for name in plan.written())
+def end(connection: Connection) -> None:
+    """End the snapshot's transaction, and with it the lock."""
     with errors(), closing(connection.cursor()) as cursor:
-        query = f"COPY (SELECT {columns} FROM {plan.from_sql}) TO STDOUT"  # noqa: S608  quoted identifiers
-        cursor.copy_expert(query, _Lines(on_row, plan.title))
+        cursor.execute("COMMIT")
+
+
+def visible(cursor: Cursor) -> Seen:
+    """Ask what the present snapshot sees."""
+    cursor.execute("SELECT pg_current_snapshot()::text")
+    row = cursor.fetchone()
+    return Seen.parse(row[0] if row else "0:0:")
+
+
+def write_watermark(connection: Connection, nonce: str) -> None:
+    """Write the high watermark: in the WAL it stands behind the commit of whatever was visible before."""
+    with errors(), closing(connection.cursor()) as cursor:
+        cursor.execute("SELECT pg_logical_emit_message(true, %s, %s)", (OWN_PREFIX, watermark(nonce)))
+
+
+def is_resumable(plan: TablePlan) -> bool:
+    """Tell whether a restart can go on behind a key: there is one, and it may leave the database as it is."""
+    return bool(plan.key) and all(treatment(plan.table, name) is Treatment.KEEP for name in plan.key)
+
+
+def bring_key_operators(connection: Connection, plan: TablePlan) -> None:
+    """Make the operators of the key's types known to the open transaction."""
+    with errors(), closing(connection.cursor()) as cursor:
+        cursor.execute(_KEY_SCHEMAS, (plan.name.sql(), list(plan.key)))
+        schemas = ["pg_catalog", *(name for (name,) in cursor if name != "pg_catalog")]
+        cursor.execute(f"SET LOCAL search_path TO {', '.join(map(quoted, schemas))}")
+
+
+def chunk_end(connection: Connection, plan: TablePlan, after: Sequence[str], rows: int) -> tuple[str, ...]:
+    """Find the key up to which the next `rows` rows go; nothing when there are no more than that.
+
+    A condition does not count here: however few rows it lets through, a chunk's work stays bounded.
+    """
+    key = ", ".join(map(quoted, plan.key))
+    texts = ", ".join(f"{quoted(name)}::text" for name in plan.key)
+    with errors(), closing(connection.cursor()) as cursor:
+        where = f"WHERE {_compared(cursor, plan, '>', after)}" if after else ""
+        # In two steps: ORDER BY would else take the key's text, which has its name.
+        last = f"SELECT {key} FROM {plan.from_sql} {where} ORDER BY {key} OFFSET {rows - 1} LIMIT 1"  # noqa: S608
+        cursor.execute(f"SELECT {texts} FROM ({last}) last")  # noqa: S608
+        row = cursor.fetchone()
+    return tuple(row) if row else ()
+
+
+def read_rows(
+    connection: Connection,
+    plan: TablePlan,
+    on_row: Callable[[OldRow], None],
+    *,
+    between: tuple[Sequence[str], Sequence[str]] = ((), ()),
+    condition: str = "",
+    limit: int | None = None,
+) -> None:
+    """Read the rows behind one key and up to another, in the key's order; without keys every row, in no order.
+
+    The condition must have passed `check_condition`: it is put into the statement as it is.
+    """
+    columns = ", ".join(quoted(name) for name in plan.written())
+    after, upto = between
+    with errors(), closing(connection.cursor()) as cursor:
+        terms = [_compared(cursor, plan, sign, key) for sign, key in ((">", after), ("<=", upto)) if key]
+        terms += [f"(\n{condition}\n)"] if condition else []
+        query = f"SELECT {columns} FROM {plan.from_sql}" + (f" WHERE {' AND '.join(terms)}" if terms else "")  # noqa: S608
+        if plan.key:
+            query += f" ORDER BY {', '.join(map(quoted, plan.key))}"
+        if limit is not None:
+            query += f" LIMIT {limit}"  # never reached: it tells the planner to walk along the key
+        with _refusals(condition):
+            if condition:
+                cursor.execute(f"SET LOCAL statement_timeout TO '{_CONDITION_TIMEOUT}'")
+            cursor.copy_expert(f"COPY ({query}) TO STDOUT", _Lines(_rendered(plan, on_row), plan.title))
+
+
+def try_condition(connection: Connection, name: TableName, condition: str) -> None:
+    """Let PostgreSQL plan a condition, so that whoever wrote it sees at once what is wrong. Raises ConfigInvalid.
+
+    A role that may not read the table can't try; the reader will.
+    """
+    with closing(connection.cursor()) as cursor:
+        try:
+            cursor.execute(f"EXPLAIN SELECT FROM {name.sql()} WHERE (\n{condition}\n)")
+        except psycopg2.errors.InsufficientPrivilege:
+            return
+        except psycopg2.Error as exc:
+            error = classify(exc)
+            if isinstance(error, ConnectionLost):
+                raise error from exc
+            raise ConfigInvalid(f"--where: {str(exc).splitlines()[0]}") from exc
+
+
+@contextmanager
+def _refusals(condition: str) -> Iterator[None]:
+    """Tell a condition's fault from ours. Raises PermanentError; the server's text may hold values and is left out."""
+    try:
+        yield
+    except psycopg2.Error as exc:
+        if not condition or isinstance(classify(exc), ConnectionLost):
+            raise
+        raise PermanentError(f"the condition fails: {type(exc).__name__} (SQLSTATE {exc.pgcode})") from exc
+
+
+def _compared(cursor: Cursor, plan: TablePlan, sign: str, key: Sequence[str]) -> str:
+    """Compare the key with a value, as rows: the key's index is walked from there."""
+    names = ", ".join(map(quoted, plan.key))
+    values = ", ".join(
+        f"{cursor.mogrify('%s', (text,)).decode()}::{_cast(plan.columns[name].type)}"
+        for name, text in zip(plan.key, key, strict=True)
+    )
+    return f"({names}) {sign} ({values})"
+
+
+def _cast(type_name: str) -> str:
+    return '"char"' if type_name == "char" else type_name  # as wal2json names it; unquoted it is SQL's character(1)
+
+
+def _rendered(plan: TablePlan, on_row: Callable[[OldRow], None]) -> Callable[[list[str | None]], None]:
+    places = plan.key_places
+
+    def take(fields: list[str | None]) -> None:
+        key, after = plan.snapshot_row(fields)
+        on_row(OldRow(key, after, tuple([fields[place] or "" for place in places])))
+
+    return take
 
 
 class _Lines:
-    """The file that COPY writes to: cuts its blocks into rows."""
+    """The file that COPY writes to: cuts its blocks into rows, one by one in flat memory."""
 
     def __init__(self, on_row: Callable[[list[str | None]], None], table: str = "") -> None:
         self._on_row = on_row
@@ -85,49 +213,3 @@ class _Lines:
         except UnicodeDecodeError:  # a database that is not UTF8: JSON can't hold it
             message = f"a row of {self._table} is not UTF8"
             raise ChangeUndecodable(message, table=self._table, **fingerprint(line)) from None
-
-
-class RowEvents:
-    """Turns the rows of the tables into events, one row late: the last ones are marked, as Debezium marks them."""
-
-    def __init__(self, origin: Origin, publish: Callable[[Event], None]) -> None:
-        self._origin = origin
-        self._publish = publish
-        self._waiting: tuple[TablePlan, list[str | None], str] | None = None
-        self.rows = 0
-
-    def add(self, plan: TablePlan, row: list[str | None]) -> None:
-        """Take a row, publish the one before it."""
-        first_of_table = self._waiting is None or self._waiting[0] is not plan
-        marker = "first" if self.rows == 0 else "first_in_data_collection" if first_of_table else "true"
-        if self._waiting is not None:
-            before, waiting_row, waiting_marker = self._waiting
-            ends = first_of_table and waiting_marker != "first"
-            self._send(before, waiting_row, "last_in_data_collection" if ends else waiting_marker)
-        self._waiting = (plan, row, marker)
-        self.rows += 1
-
-    def end(self) -> None:
-        """Publish the last row."""
-        if self._waiting is not None:
-            plan, row, _ = self._waiting
-            self._send(plan, row, "last")
-            self._waiting = None
-
-    def _send(self, plan: TablePlan, row: list[str | None], marker: str) -> None:
-        origin = self._origin
-        key, after = plan.snapshot_row(row)
-        source = source_json(
-            origin.name,
-            origin.database,
-            plan.source_tail,
-            micros=origin.taken_us,
-            snapshot=marker,
-            sequence=(None, origin.lsn),
-            xid=origin.xid,
-        )
-        clock = clock_json(time.time_ns())
-        value = b'{"before":null,"after":%b,"source":%b,"transaction":null,"op":"r",%b}' % (after, source, clock)
-        id_ = snapshot_event_id(origin.name, origin.epoch, origin.lsn, plan.title, key or after)
-        headers = [(HEADER_EVENT_ID, id_.encode()), (HEADER_SCHEMA, SCHEMA_VERSION)]
-        self._publish(Event(plan.topic, key, value, headers, plan.title, "r"))

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from contextlib import ExitStack, closing
+from typing import NamedTuple
 
 import msgspec
 
-from cdc import catalog, origins, positions, resume, slot, snapshot, tables
-from cdc.contract.event import Event
-from cdc.contract.position import Part, SnapshotState, format_lsn
+from cdc import catalog, command, origins, positions, progress, resume, slot, snapshot, tables
+from cdc.backfill import Backfill
+from cdc.chunks import ChunkReader
+from cdc.contract.position import Part, Reading, format_lsn
 from cdc.contract.topics import positions_topic
+from cdc.history import Origin
+from cdc.initial import Initial
 from cdc.partitions import Partitions
 from cdc.publisher import Publisher
 from cdc.relation import Cluster
@@ -18,24 +23,20 @@ from cdc.resume import Resume
 from cdc.routing import Router
 from cdc.rows import TablePlan, plan
 from cdc.runtime import postgres
-from cdc.runtime.errors import AccessDenied, PositionMismatch, SlotInUse
-from cdc.runtime.lifecycle import Stop, Stopped
+from cdc.runtime.errors import AccessDenied, PermanentError, PositionMismatch, SlotInUse
+from cdc.runtime.fields import TableName
+from cdc.runtime.lifecycle import Stop
 from cdc.runtime.log import get_logger
 from cdc.runtime.settings import Settings
 from cdc.slot import Created, Slot, session_options
 from cdc.wal2json import OPTIONS
 
 _log = get_logger("capture")
-_PROGRESS_EVERY_S = 5.0
-_COMMIT_ROWS = 10_000
-_COMMIT_BYTES = 8_000_000
 _LEDGER = ("migration", "event", "delivery", "lane")
-#: Rows that come slowly must not let the transaction time out.
-_COMMIT_AGE_S = 1.0
 
 
 def slot_options(settings: Settings, *, partitioned: bool = False) -> dict[str, str]:
-    """Give wal2json's options, with the captured tables as its filter wants them written.
+    """Give wal2json's options, with the captured tables and that of commands as its filter wants them written.
 
     Parts of a partitioned table may come in any schema and under any name while we read, and the filter is fixed when
     we start: with such a table all lines pass but those of our own ledger, and `CapturedTables` chooses.
@@ -43,8 +44,8 @@ def slot_options(settings: Settings, *, partitioned: bool = False) -> dict[str, 
     if partitioned:
         chosen = {"filter-tables": ",".join(f"pgherald.{table}" for table in _LEDGER)}
     else:
-        names = (f"{_filtered(table.name.schema)}.{_filtered(table.name.table)}" for table in settings.source.tables)
-        chosen = {"add-tables": ",".join(names)}
+        captured = [*(table.name for table in settings.source.tables), command.TABLE]
+        chosen = {"add-tables": ",".join(f"{_filtered(name.schema)}.{_filtered(name.table)}" for name in captured)}
     skipped = sorted(settings.source.skip_origins)
     return {**OPTIONS, **chosen, **({origins.FILTER: ",".join(skipped)} if skipped else {})}
 
@@ -62,8 +63,18 @@ def connect(settings: Settings) -> postgres.Connection:
     return opened
 
 
-def open_session(settings: Settings, opened: ExitStack, stop: Stop) -> tuple[Slot, Publisher, Router, Resume]:
-    """Take the slot and the transactional id, and be ready to read the first line behind the last position.
+class Session(NamedTuple):
+    """What the loop needs, ready to read the first line behind the last position."""
+
+    slot: Slot
+    publisher: Publisher
+    router: Router
+    resume: Resume
+    backfill: Backfill
+
+
+def open_session(settings: Settings, opened: ExitStack, stop: Stop, tries: Counter[Reading]) -> Session:
+    """Take the slot and the transactional id, and publish a new slot's snapshot.
 
     Raises RetryableError for what may pass, SlotInUse while another reader is healthy, FatalError for the rest.
     """
@@ -82,23 +93,46 @@ def open_session(settings: Settings, opened: ExitStack, stop: Stop) -> tuple[Slo
     with closing(connect(settings)) as copying:
         # The exported snapshot ends with the next replication command: take it over before streaming starts.
         exported = None if slot.exists(connection, held.name) else _create(settings, held, publisher, cluster)
-        xid = snapshot.begin(copying, exported.snapshot_name) if exported else None
+        seen = snapshot.begin(copying, exported.snapshot_name) if exported else None
         held.start(origins.resolved(options, connection, settings.source.skip_origins))
         for planned in plans:
             tables.tell(planned)
         publisher.fence()
         # Only now nobody else moves the slot.
         resumed = _resume(settings, cluster, options, held.start_lsn(connection))
-        if resumed.state.snapshot.state != "done":
-            xid = snapshot.begin(copying, None) if xid is None else xid
-            _Snapshot(settings, held, publisher, resumed, cluster.database, stop).run(copying, xid, plans)
+        if resumed.state.snapshot.state == "creating":
+            _begin(settings, publisher, resumed, held.start_lsn(connection))
+        if seen and resumed.state.snapshot.tables:
+            name, state = settings.source.name, resumed.state
+            origin = Origin(name, cluster.database, state.epoch, state.lsn, seen.next_xid, time.time_ns() // 1000)
+            Initial(resumed, publisher, held, origin, stop).run(copying, plans)
     resumed.state = msgspec.structs.replace(resumed.state, timeline=cluster.timeline, options=resume.hash_of(options))
     recorded = resumed.state.parts
     router = _router(settings, connection, cluster.database, resumed, plans)
     if resumed.state.parts != recorded:
         # Before anything else happens to them: a crash from here on, and the next start knows them.
         publisher.commit(*resumed.record(resumed.position, complete=resumed.state.complete))
-    return held, publisher, router, resumed
+    reader = ChunkReader(lambda: connect(settings), lambda opened, name: _plan_of(settings, opened, name))
+    backfill = opened.enter_context(closing(Backfill(resumed, publisher, cluster.database, reader, tries)))
+    return Session(held, publisher, router, resumed, backfill)
+
+
+def _begin(settings: Settings, publisher: Publisher, resumed: Resume, lsn: int) -> None:
+    """Note which rows are to be read for a slot that is there now; nothing of them is in Kafka yet."""
+    why = resumed.state.snapshot.why
+    reads = settings.source.snapshot == "initial" or why == "recovery"
+    state = progress.begun((table.name for table in settings.source.tables if reads), lsn, why)
+    resumed.state = msgspec.structs.replace(resumed.state, lsn=lsn)
+    publisher.commit(*resumed.snapshot(state))
+
+
+def _plan_of(settings: Settings, connection: postgres.Connection, name: TableName) -> TablePlan | None:
+    """Plan a table as it is now; None when it is gone. Raises PermanentError for one that is not captured."""
+    table = next((table for table in settings.source.tables if table.name == name), None)
+    if table is None:
+        raise PermanentError("the table is not in source.tables")
+    relation = catalog.read_relation(connection, name)
+    return plan(settings.source, table, relation) if relation else None
 
 
 def _ensure_topics(settings: Settings) -> None:
@@ -163,59 +197,3 @@ def _router(
     captured = tables.CapturedTables(settings.source, asked, parts, plans, wide=bool(roots))
     name, epoch = settings.source.name, resumed.state.epoch
     return Router(name, database, epoch, captured, lambda id_: origins.name(connection, id_))
-
-
-class _Snapshot:
-    """The initial snapshot, published under the slot's lock.
-
-    Interrupted, it starts again from a new snapshot with the same slot: rows may come twice as `r`, and what was
-    written meanwhile follows from the slot as what it is.
-    """
-
-    def __init__(
-        self, settings: Settings, held: Slot, publisher: Publisher, resumed: Resume, database: str, stop: Stop
-    ) -> None:
-        self._settings = settings
-        self._slot = held
-        self._publisher = publisher
-        self._resumed = resumed
-        self._database = database
-        self._stop = stop
-        self._told_at = time.monotonic()
-
-    def run(self, copying: postgres.Connection, xid: int, plans: list[TablePlan]) -> None:
-        """Publish every row of every table, then record that it is done."""
-        lsn = self._resumed.state.snapshot.lsn or self._slot.start_lsn(copying)
-        rows = 0
-        if self._settings.source.snapshot == "initial":
-            rows = self._copy(copying, xid, plans, lsn)
-        self._resumed.state = msgspec.structs.replace(self._resumed.state, lsn=lsn)
-        self._publisher.commit(*self._resumed.snapshot(SnapshotState("done", lsn, rows=rows)))
-        _log.info("snapshot_done", rows=rows, mode=self._settings.source.snapshot)
-
-    def _copy(self, copying: postgres.Connection, xid: int, plans: list[TablePlan], lsn: int) -> int:
-        state = self._resumed.state
-        taken_us = time.time_ns() // 1000
-        origin = snapshot.Origin(self._settings.source.name, self._database, state.epoch, lsn, xid, taken_us)
-        rows = snapshot.RowEvents(origin, self._publish)
-        for planned in plans:
-            self._at = SnapshotState("running", lsn, planned.title)
-            snapshot.read_table(copying, planned, lambda row, planned=planned: rows.add(planned, row))  # type: ignore[misc]
-        rows.end()
-        return rows.rows
-
-    def _publish(self, event: Event) -> None:
-        """Publish a row, commit now and then, keep the slot alive, say how far it is."""
-        publisher = self._publisher
-        publisher.publish([event])
-        age_s = time.monotonic() - (publisher.began_at or 0.0)
-        if publisher.events < _COMMIT_ROWS and publisher.size_bytes < _COMMIT_BYTES and age_s < _COMMIT_AGE_S:
-            return
-        self._at = msgspec.structs.replace(self._at, rows=self._at.rows + self._publisher.events)
-        self._publisher.commit(*self._resumed.snapshot(self._at))
-        self._slot.confirm()
-        if self._stop.requested:
-            raise Stopped
-        if time.monotonic() - self._told_at > _PROGRESS_EVERY_S:
-            self._told_at = time.monotonic()
-            _log.info("snapshot_running", table=self._at.table, rows=self._at.rows)

@@ -30,14 +30,40 @@ class Position:
 START = Position(0, 0)
 
 
-class SnapshotState(msgspec.Struct, frozen=True):
-    """How far the initial snapshot is: `creating` (before the slot is), `running`, `done`."""
+#: Why rows are read: `initial` before the stream, `recovery` after a lost slot, `incremental` on an operator's word.
+Why = Literal["initial", "recovery", "incremental"]
 
-    state: Literal["creating", "running", "done"]
-    #: The LSN from which the stream goes on behind the snapshot.
-    lsn: int = 0
-    table: str | None = None
+
+class Reading(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One table whose rows are being read, or wait for it."""
+
+    schema: str
+    table: str
+    why: Why = "initial"
+    #: SQL of the operator: only these rows.
+    where: str = ""
+    #: The key up to which every row is in Kafka, as PostgreSQL's text; empty before the first.
+    after: tuple[str, ...] = ()
     rows: int = 0
+
+    @property
+    def title(self) -> str:
+        """The table as logs and metrics name it."""
+        return f"{self.schema}.{self.table}"
+
+
+class SnapshotState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How far the rows that were there before are read; it travels with the position, in the same Kafka transaction."""
+
+    #: `creating`: before the slot is there, and until its first rows are in Kafka.
+    state: Literal["creating", "running", "done"]
+    #: The LSN from which the stream goes on behind the first rows.
+    lsn: int = 0
+    #: What a slot that is `creating` reads its rows for.
+    why: Why = "initial"
+    #: What is still to be read; the first one is being read.
+    tables: tuple[Reading, ...] = ()
+    paused: bool = False
 
 
 class Witness(msgspec.Struct, frozen=True):

@@ -12,6 +12,10 @@ CREATE ROLE pgherald LOGIN REPLICATION;
 GRANT USAGE ON SCHEMA public TO pgherald;
 GRANT SELECT ON TABLE public."User" TO pgherald;
 
+-- `pgherald snapshot` asks by a row of pgherald.command (deploy/sql/command.sql). The reader finds it in the WAL and needs no
+-- right on it; who may ask is whoever may insert, which is best a role of its own:
+--     GRANT USAGE ON SCHEMA pgherald TO operators; GRANT INSERT ON pgherald.command TO operators;
+
 -- The ledger lies in a schema of its own, `pgherald`, which the role makes when a consumer first starts. Not needed here if
 -- [ledger] dsn names another database: there it is needed instead.
 DO $$ BEGIN EXECUTE format('GRANT CREATE ON DATABASE %I TO pgherald', current_database()); END $$;

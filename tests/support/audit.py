@@ -28,6 +28,19 @@ def out_of_order(records: list[Record]) -> list[str]:
     return faults
 
 
+def stale(records: list[Record]) -> list[str]:
+    """Name the snapshot rows that tell something older than what stands before them, or that come a second time."""
+    faults = []
+    known: dict[str, Any] = {}
+    for record in sorted(records, key=lambda record: (record.partition, record.offset)):
+        if record.key is None or record.value is None:
+            continue
+        if record.op == "r" and record.key in known and known[record.key] != record.value["after"]:
+            faults.append(record.event_id)
+        known[record.key] = record.value["after"]
+    return faults
+
+
 def replayed(records: list[Record]) -> dict[str, dict[str, Any]]:
     """Replay a topic into the rows that it describes, by key."""
     rows: dict[str, dict[str, Any]] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import psycopg2
@@ -45,7 +46,7 @@ class Renderer:
             for row in inserted:
                 _insert(execute, plan.name, row)
             copied: list[Row] = []
-            snapshot.read_table(self._session, plan, lambda row: copied.append(json.loads(plan.snapshot_row(row)[1])))
+            snapshot.read_rows(self._session, replace(plan, key=()), lambda row: copied.append(json.loads(row.after)))
             streamed = [json.loads(after) for after in self._after(execute, plan)]
         assert len(copied) == len(streamed) == len(inserted)
         yield from zip(copied, streamed, strict=True)

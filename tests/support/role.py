@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
-from cdc.runtime.fields import parse_table
+from cdc.runtime.fields import parse_table, quoted
 from tests.support.database import Database
 
 ROLE = "pgherald"
@@ -38,7 +38,7 @@ def grant(database: Database, tables: Iterable[str]) -> None:
     database.execute("\n".join([*of_database, f"ALTER ROLE {ROLE} PASSWORD '{_PASSWORD}'"]))
     for table in (parse_table(name) for name in tables):
         if database.execute("SELECT to_regclass(%s) IS NOT NULL", (table.sql(),)) == [(True,)]:
-            schema = table.sql().partition(".")[0]
+            schema = quoted(table.schema)
             grants = (
                 "\n".join(of_table).replace('public."User"', table.sql()).replace("SCHEMA public", f"SCHEMA {schema}")
             )

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any, cast
 
 import pytest
 from pydantic import SecretStr
 
+from cdc.backfill import Backfill
 from cdc.capture import Stream
 from cdc.checkpoint import Checkpoint
+from cdc.chunks import ChunkReader
 from cdc.contract.event import Event
 from cdc.publisher import Publisher
 from cdc.relation import Cluster, Column, Relation
@@ -22,6 +25,7 @@ from cdc.runtime.fields import TableName
 from cdc.runtime.lifecycle import Stop
 from cdc.runtime.sections import Source, SourceTable
 from cdc.slot import Slot
+from cdc.start import Session
 from tests.support.catalogs import SaidCatalog, captured
 
 USERS = TableName("public", "users")
@@ -81,7 +85,9 @@ def stream(*rows: bytes, skip: str | None = None) -> list[bytes | None]:
     source = Source(name="shop", dsn=SecretStr("x"), tables=[table])
     router = Router("shop", "db", 1, captured(source, SaidCatalog(RELATION)))
     resume = Resume("positions", "slot", "shop", first_record(Cluster("1", 1, "db", 0), "options"))
-    Stream(cast(Slot, lines), cast(Publisher, lines), router, resume, skip).run(lines.stop)
+    publisher = cast(Publisher, lines)
+    idle = Backfill(resume, publisher, "db", cast(ChunkReader, None), Counter())
+    Stream(Session(cast(Slot, lines), publisher, router, resume, idle), skip).run(lines.stop)
     return [event.key for event in lines.published]
 
 

@@ -1,0 +1,190 @@
+"""Rows that were there before, published while the stream flows: chunk by chunk, each at its own place of the stream.
+
+The loop asks for a chunk, goes on with the stream, and publishes the chunk where the watermark behind it comes by. By
+then every change that the chunk has seen is published, and rows that changed since are left out of it.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import Counter
+
+from msgspec.structs import replace
+
+from cdc import progress
+from cdc.chunks import Chunk, ChunkReader
+from cdc.command import Command
+from cdc.contract.event import Event
+from cdc.contract.position import Reading, SnapshotState
+from cdc.history import Envelopes, OldRow, Origin
+from cdc.publisher import Publisher
+from cdc.resume import Resume
+from cdc.rows import TablePlan
+from cdc.runtime.errors import ConnectionLost, PermanentError, RetryableError, ServiceError
+from cdc.runtime.log import get_logger
+from cdc.snapshot import is_resumable
+from cdc.watermark import Window
+
+_log = get_logger("snapshot")
+
+_TELL_EVERY_S = 5.0
+#: How many sessions may end without a chunk: a condition may be what ends them.
+_MAX_TRIES = 3
+_IDLE_S, _WAITING_S = 60.0, 0.01
+_SAID = {"snapshot": "snapshot_asked", "pause": "snapshot_paused", "resume": "snapshot_resumed"}
+#: The thread hands a chunk over right behind its watermark.
+_HANDOVER_S = 10.0
+
+
+class Backfill:
+    """What is still to be read, beside the stream of one session. Not thread-safe: it belongs to the loop.
+
+    Whatever changes the state opens a Kafka transaction: its position record says so. A crash before it is committed
+    repeats the reading and nothing that anyone saw; a crash after it goes on behind it.
+    """
+
+    def __init__(
+        self, resume: Resume, publisher: Publisher, database: str, reader: ChunkReader, tries: Counter[Reading]
+    ) -> None:
+        self._resume = resume
+        self._publisher = publisher
+        self._database = database
+        self._reader = reader
+        self._tries = tries
+        self._window: Window | None = None
+        #: The watermark that is waited for; empty while nothing is asked for.
+        self._nonce = ""
+        self._chunk: Chunk | None = None
+        self._envelopes: Envelopes | None = None
+        #: Where to go on in a table whose key may not stand in the record.
+        self._after: tuple[str, ...] = ()
+        self._told_at = time.monotonic()
+        self._tries.update(self._state.tables[:1])
+
+    @property
+    def _state(self) -> SnapshotState:
+        return self._resume.state.snapshot
+
+    @property
+    def active(self) -> bool:
+        """Whether a table is being read: the changes that pass by are then to be shown to `passed`."""
+        return self._window is not None
+
+    @property
+    def patience_s(self) -> float:
+        """How long the loop may wait for the stream alone."""
+        return _WAITING_S if self._nonce and self._chunk is None else _IDLE_S
+
+    def close(self) -> None:
+        """Break off what is being read."""
+        self._reader.close()
+
+    def obey(self, asked: Command) -> None:
+        """Do what an operator asked for."""
+        if asked.slot != self._resume.slot:
+            return
+        if asked.action == "snapshot":
+            try:
+                self._set(progress.asked(self._state, asked.reading))
+            except PermanentError as exc:
+                _log.error("snapshot_failed", command=asked.id, why=str(exc))
+                return
+        elif asked.action in ("pause", "resume"):
+            self._set(progress.paused(self._state, pause=asked.action == "pause"))
+        _log.info(_SAID.get(asked.action, "snapshot_command_unknown"), command=asked.id)
+
+    def passed(self, xid: int, events: list[Event]) -> None:
+        """Note a change of the stream."""
+        if self._window is not None:
+            self._window.passed(xid, events)
+
+    def step(self, lsn: int) -> None:
+        """Ask for the next chunk, or see whether what was asked for has come."""
+        if not self._nonce:
+            self._ask_next()
+            return
+        if self._window is not None and self._reader.visible is not None:
+            self._window.forget(self._reader.visible)
+        if self._chunk is None and (chunk := self._answer()):
+            if chunk.nonce:
+                self._chunk = chunk
+            else:
+                self._publish(chunk, chunk.rows, max(lsn, self._resume.position.lsn))
+
+    def reached(self, nonce: str, lsn: int) -> None:
+        """Publish the chunk that this watermark stands behind; one that nobody waits for means nothing."""
+        if not nonce or nonce != self._nonce or self._window is None:
+            return
+        chunk = self._chunk or self._answer(_HANDOVER_S)
+        if chunk is None and self._nonce:
+            raise RetryableError("a chunk was read and did not come")
+        self._nonce, self._chunk = "", None
+        if chunk is None or self._window.overflown:
+            self._window = None  # too much passed by to tell what is still true: read it again
+            return
+        rows = {row.key: row.after for row in chunk.rows if row.key is not None}
+        true = self._window.still_true(chunk.visible, chunk.plan.topic, rows)
+        self._window.forget(chunk.visible)
+        self._publish(chunk, [row._replace(after=true[row.key]) for row in chunk.rows if row.key in true], lsn)
+
+    def _ask_next(self) -> None:
+        if not self._state.tables or self._state.paused:
+            self._window = None
+            return
+        first = self._state.tables[0]
+        if first.where and self._tries[first] > _MAX_TRIES:
+            self._give_up(PermanentError(f"no chunk of it came in {_MAX_TRIES} sessions"))
+            return
+        opens = self._window is None
+        self._window = self._window or Window()
+        self._nonce = secrets.token_hex(16)
+        self._reader.ask(replace(first, after=self._after or first.after), self._nonce, settle=opens)
+
+    def _answer(self, timeout_s: float = 0.0) -> Chunk | None:
+        try:
+            return self._reader.answer(timeout_s)
+        except ServiceError as exc:
+            self._nonce = ""
+            self._give_up(exc)
+            return None
+
+    def _give_up(self, exc: ServiceError) -> None:
+        """Leave a table that can't be read. What an operator asked for never stops capture, our own reading does."""
+        first = self._state.tables[0]
+        lost = isinstance(exc, ConnectionLost) or (isinstance(exc, RetryableError) and not first.where)
+        if lost or (first.why != "incremental" and not isinstance(exc, PermanentError)):
+            raise exc
+        _log.error("snapshot_failed", table=first.title, rows=first.rows, why=str(exc))
+        self._finish()
+
+    def _publish(self, chunk: Chunk, rows: list[OldRow], lsn: int) -> None:
+        envelopes = self._envelopes = (
+            self._envelopes if not chunk.nonce and self._envelopes else self._make(chunk.plan, lsn)
+        )
+        marker = "recovery" if chunk.reading.why == "recovery" else "incremental"
+        now_ns = time.time_ns()
+        self._publisher.publish(envelopes.event(row, marker, now_ns) for row in rows)
+        self._after = chunk.upto
+        self._set(progress.advanced(self._state, chunk.upto if is_resumable(chunk.plan) else (), len(rows)))
+        if chunk.ends:
+            first = self._state.tables[0]
+            _log.info("snapshot_table_done", table=first.title, rows=first.rows, why=first.why)
+            self._finish()
+        elif time.monotonic() - self._told_at > _TELL_EVERY_S:
+            self._told_at = time.monotonic()
+            _log.info("snapshot_running", table=chunk.reading.title, rows=self._state.tables[0].rows)
+
+    def _make(self, plan: TablePlan, lsn: int) -> Envelopes:
+        name, epoch = self._resume.name, self._resume.state.epoch
+        return Envelopes(Origin(name, self._database, epoch, lsn, None, time.time_ns() // 1000), plan)
+
+    def _finish(self) -> None:
+        self._nonce, self._after, self._envelopes = "", (), None
+        self._set(progress.finished(self._state))
+        if self._state.state == "done":
+            _log.info("snapshot_done")
+
+    def _set(self, state: SnapshotState) -> None:
+        self._resume.state = replace(self._resume.state, snapshot=state)
+        self._publisher.begin()

@@ -1,0 +1,103 @@
+"""The rows that were there before, as events `r`: markers, event ids, envelopes. Pure.
+
+To consumers they are history, not news. The markers are Debezium's: `first` to `last` of a snapshot that was read in
+one go, `incremental` of rows that were read while the stream flowed; `recovery`, after a lost slot, is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from cdc.contract.envelope import HEADER_EVENT_ID, HEADER_SCHEMA, SCHEMA_VERSION
+from cdc.contract.event import Event
+from cdc.contract.position import snapshot_event_id
+from cdc.routing import clock_json, source_json
+from cdc.rows import TablePlan
+
+
+class OldRow(NamedTuple):
+    """A row that was there before, rendered."""
+
+    key: bytes | None
+    after: bytes
+    #: Its key as PostgreSQL's text, which reading can go on behind; empty where that may not leave the database.
+    place: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What every row of one snapshot has in common."""
+
+    name: str
+    database: str
+    epoch: int
+    lsn: int
+    #: None where the rows are of several transactions' time.
+    xid: int | None
+    taken_us: int
+
+
+class Envelopes:
+    """Makes the events of one table's rows. What does not change from row to row is rendered once."""
+
+    def __init__(self, origin: Origin, plan: TablePlan) -> None:
+        self._origin = origin
+        self._plan = plan
+        self._sources: dict[str, bytes] = {}
+        self._rows = 0
+
+    def event(self, row: OldRow, marker: str, now_ns: int) -> Event:
+        """Make the event of a row. Rows without a key are told apart by their number, as equal ones may be there."""
+        origin, plan = self._origin, self._plan
+        self._rows += 1
+        value = b'{"before":null,"after":%b,"source":%b,"transaction":null,"op":"r",%b}' % (
+            row.after,
+            self._sources.get(marker) or self._source(marker),
+            clock_json(now_ns),
+        )
+        told_by = row.key or b"%d:%b" % (self._rows, row.after)
+        id_ = snapshot_event_id(origin.name, origin.epoch, origin.lsn, plan.title, told_by)
+        headers = [(HEADER_EVENT_ID, id_.encode()), (HEADER_SCHEMA, SCHEMA_VERSION)]
+        return Event(plan.topic, row.key, value, headers, plan.title, "r")
+
+    def _source(self, marker: str) -> bytes:
+        origin = self._origin
+        source = self._sources[marker] = source_json(
+            origin.name,
+            origin.database,
+            self._plan.source_tail,
+            micros=origin.taken_us,
+            snapshot=marker,
+            sequence=(None, origin.lsn),
+            xid=origin.xid,
+        )
+        return source
+
+
+class Markers:
+    """Passes rows on one late, so that the last ones can be marked as Debezium marks them."""
+
+    def __init__(self, publish: Callable[[TablePlan, OldRow, str], None]) -> None:
+        self._publish = publish
+        self._waiting: tuple[TablePlan, OldRow, str] | None = None
+        self._rows = 0
+
+    def add(self, plan: TablePlan, row: OldRow) -> None:
+        """Take a row, publish the one before it."""
+        first_of_table = self._waiting is None or self._waiting[0] is not plan
+        marker = "first" if self._rows == 0 else "first_in_data_collection" if first_of_table else "true"
+        if self._waiting is not None:
+            before, waiting_row, waiting_marker = self._waiting
+            ends = first_of_table and waiting_marker != "first"
+            self._publish(before, waiting_row, "last_in_data_collection" if ends else waiting_marker)
+        self._waiting = (plan, row, marker)
+        self._rows += 1
+
+    def end(self) -> None:
+        """Publish the last row."""
+        if self._waiting is not None:
+            plan, row, _ = self._waiting
+            self._publish(plan, row, "last")
+            self._waiting = None
