@@ -9,7 +9,7 @@ from urllib.parse import urljoin
 
 from pydantic import BeforeValidator, Field, SecretStr, StringConstraints, model_validator
 
-from cdc.runtime.fields import Duration, Rate, SettingsPath, parse_duration, parse_rate
+from cdc.runtime.fields import Duration, Rate, SettingsPath, Table, parse_duration, parse_rate
 from cdc.runtime.sections import SecretFile, Secrets, Section
 
 #: A recipient's domain as it stands in an envelope.
@@ -62,6 +62,10 @@ class Links(Section):
     secret_file: SecretFile = None
     max_age: Duration = parse_duration("48h")
     unsubscribe_url: Annotated[str, StringConstraints(pattern=f"^$|{_URL}")] = ""
+    dsn: SecretStr = SecretStr("")
+    dsn_file: SecretFile = None
+    table: Table | None = None
+    verify_sql: str = ""
 
     @property
     def unsubscribe_base(self) -> str:

@@ -96,14 +96,20 @@ def check(
 
     `secrets` newest first, as in settings. Raises itsdangerous.BadData: SignatureExpired when it is only too old.
     """
+    said, address = verifying(token, secrets, max_age)
+    if key is not None and not _same(key, said):
+        raise BadPayload("made for another user")
+    if email is not None and not _same(address_hash(email), address):
+        raise BadPayload("made for another address")
+    return said
+
+
+def verifying(token: str, secrets: Sequence[str], max_age: timedelta) -> tuple[str, str]:
+    """Give the key and the hash of the address that a verify link was made for. Raises as `check`."""
     said = _signer(secrets).loads(token, max_age=int(max_age.total_seconds()))
     if not isinstance(said, dict) or not {"key", "address"} <= said.keys():
         raise BadPayload("not a verify link")
-    if key is not None and not _same(key, said["key"]):
-        raise BadPayload("made for another user")
-    if email is not None and not _same(address_hash(email), said["address"]):
-        raise BadPayload("made for another address")
-    return str(said["key"])
+    return str(said["key"]), str(said["address"])
 
 
 def address_hash(email: str) -> str:
