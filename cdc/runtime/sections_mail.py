@@ -19,9 +19,10 @@ DomainRate = Annotated[float, BeforeValidator(parse_rate)]
 
 
 class Templates(Section):
-    """Where the templates lie."""
+    """Where the templates lie, and where their links may lead besides the sender's domain and [links]."""
 
     path: Annotated[SettingsPath, Field(validate_default=True)] = Path("templates")
+    link_hosts: list[Domain] = Field(default_factory=list)
 
 
 class Smtp(Section):

@@ -6,7 +6,7 @@ import math
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal
 
-from babel import Locale, dates
+from babel import Locale, dates, numbers
 from jinja2 import pass_context
 from jinja2.runtime import Context
 
@@ -37,7 +37,24 @@ def format_duration(context: Context, value: timedelta) -> str:
     return dates.format_timedelta(value, granularity=unit, threshold=math.inf, locale=_locale(context))
 
 
-FILTERS = {"format_date": format_date, "format_datetime": format_datetime, "format_duration": format_duration}
+@pass_context
+def plural(context: Context, count: float, **forms: str) -> str:
+    """Write a number with its noun, in the form that the language asks for.
+
+    `{{ n | plural(one="# file", other="# files") }}`. The forms are CLDR's: zero, one, two, few, many, other; `other`
+    stands in for what is not given.
+    """
+    locale = _locale(context)
+    form = forms.get(locale.plural_form(count), forms["other"])
+    return form.replace("#", numbers.format_decimal(count, locale=locale))
+
+
+FILTERS = {
+    "plural": plural,
+    "format_date": format_date,
+    "format_datetime": format_datetime,
+    "format_duration": format_duration,
+}
 
 
 def _moment(value: date | str) -> datetime:

@@ -5,8 +5,10 @@ A sample is JSON: `{"locale": ..., "before": null, "after": {row}}`, and `user` 
 
 from __future__ import annotations
 
+import re
 import webbrowser
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email import message_from_bytes
@@ -47,6 +49,11 @@ HOSTILE_NAMES = {
     "is empty": "",
     "is missing": None,
 }
+
+#: Attributes that lead elsewhere or load something.
+_LINKING = ("href", "src", "action", "formaction", "background", "poster")
+#: What mail programs make a link of in a text.
+_URL = re.compile(r"https?://[^\s<>\"]+", re.IGNORECASE)
 
 #: Stand in where settings have no such section and no rule sends the template.
 _SMTP = Smtp(host="localhost", sender="Preview <preview@example.org>")
@@ -182,18 +189,33 @@ def _faults(settings: Settings, renderer: Renderer, template: str, locale: str) 
         yield str(exc)
         return
     yield from _visible_faults(made.rendered, _hosts(settings))
-    column = _user(settings, sample).name
-    for what, name in HOSTILE_NAMES.items() if column and sample.after else ():
-        hostile = msgspec.structs.replace(sample, after={**(sample.after or {}), column: name})
-        try:
-            made = _build(settings, renderer, template, locale, hostile)
-        except MailRejected:
-            continue  # a mail that must not be sent is not sent
-        except ServiceError as exc:
-            yield f"where a name {what}: {exc}"
-        else:
-            if "<script>" in made.rendered.html:
-                yield f"where a name {what}: it stands in the HTML unescaped"
+    user = _user(settings, sample)
+    for column in _free_texts(sample.after or {}, user):
+        whose = "a name" if column == user.name else column
+        for what, value in HOSTILE_NAMES.items():
+            if column != user.name and not value:
+                continue  # whether another column may be empty is the table's to say
+            hostile = msgspec.structs.replace(sample, after={**(sample.after or {}), column: value})
+            try:
+                made = _build(settings, renderer, template, locale, hostile)
+            except MailRejected:
+                continue  # a mail that must not be sent is not sent
+            except ServiceError as exc:
+                yield f"where {whose} {what}: {exc}"
+            else:
+                if "<script>" in made.rendered.html:
+                    yield f"where {whose} {what}: it stands in the HTML unescaped"
+
+
+def _free_texts(row: Row, user: User) -> Iterator[str]:
+    """Name the columns in which a user may write anything: those with text in them that is no time, and no address."""
+    for column, value in row.items():
+        if column == user.name or (isinstance(value, str) and column not in (user.email, user.locale)):
+            with suppress(ValueError):
+                if column != user.name:
+                    datetime.fromisoformat(str(value))
+                    continue
+            yield column
 
 
 def _visible_faults(rendered: Rendered, hosts: set[str]) -> Iterator[str]:
@@ -206,15 +228,17 @@ def _visible_faults(rendered: Rendered, hosts: set[str]) -> Iterator[str]:
         yield f"the HTML has {size} bytes, and Gmail cuts it off at {HTML_MAX_BYTES}"
     page = _Page(rendered.html)
     yield from (f"<html> has no {missing}, which screen readers need" for missing in {"lang", "dir"} - page.html.keys())
-    for url in page.urls:
+    for url in [*page.urls, *_URL.findall(rendered.text)]:
         host = (urlsplit(url).hostname or "").lower()
         if not any(host == known or host.endswith(f".{known}") for known in hosts):
-            yield f"a link or an image leads to {host or 'nowhere'}, which is neither the sender's nor links.base_url's"
+            allowed = "which is neither the sender's nor links.base_url's, nor among templates.link_hosts"
+            yield f"a link or an image leads to {host or 'nowhere'}, {allowed}"
 
 
 def _hosts(settings: Settings) -> set[str]:
-    base_url = (settings.links or _LINKS).base_url
-    return {(urlsplit(base_url).hostname or "").lower(), message.sender(settings.smtp or _SMTP).domain}
+    linked = settings.links or _LINKS
+    ours = {(urlsplit(url).hostname or "").lower() for url in (linked.base_url, linked.unsubscribe_base)}
+    return ours | {message.sender(settings.smtp or _SMTP).domain, *settings.templates.link_hosts}
 
 
 class _Page(HTMLParser):
@@ -230,5 +254,5 @@ class _Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "html":
             self.html = {name: value for name, value in attrs if value}
-        urls = [value for name, value in attrs if name in ("href", "src") and value]
+        urls = [value for name, value in attrs if name in _LINKING and value]
         self.urls += [url for url in urls if not url.lower().startswith(("mailto:", "tel:", "cid:", "#"))]

@@ -74,6 +74,9 @@ def test_a_good_template_has_no_fault(write: Write) -> None:
         (html("x", 'lang="en" dir=""'), "<html> has no dir"),
         (html('<a href="https://evil.example/x">x</a>'), "leads to evil.example"),
         (html('<a href="https://example.org.evil.example">x</a>'), "leads to example.org.evil.example"),
+        ({"t/body.txt.j2": "See https://evil.example/x."}, "leads to evil.example"),
+        (html('<table background="https://cdn.evil.example/x.png">'), "leads to cdn.evil.example"),
+        (html("{{ after.plan | safe }}"), "where plan is markup: it stands in the HTML unescaped"),
         (html('<img src="https://cdn.evil.example/x.png">'), "leads to cdn.evil.example"),
         (html('<a href="/verify">x</a>'), "leads to nowhere"),
         (html("{{ verify_url }}"), "UndefinedError"),
@@ -90,6 +93,13 @@ def test_a_fault_is_found_and_named(write: Write, changed: dict[str, str | None]
 def test_links_to_the_sender_and_to_base_url_and_within_the_mail_are_no_fault(write: Write, link: str) -> None:
     links = {"base_url": "https://app.example.com/verify", "secret": "s"}
     assert check(write(html(f'<a href="{link}">x</a>'), links=links)) == []
+
+
+def test_links_may_lead_to_hosts_that_settings_name(write: Write) -> None:
+    settings = write(html('<a href="https://docs.example.net/x">x</a>'))
+    assert "docs.example.net" in "".join(check(settings))
+    templates = settings.templates.model_copy(update={"link_hosts": ["example.net"]})
+    assert check(settings.model_copy(update={"templates": templates})) == []
 
 
 def test_a_template_that_no_rule_sends_needs_no_settings_for_links(write: Write) -> None:

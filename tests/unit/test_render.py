@@ -184,6 +184,20 @@ def test_durations_are_exact(write: Write, age: timedelta, english: str, arabic:
     assert rendered(renderer, "ar", age=age).subject == arabic
 
 
+@pytest.mark.parametrize(
+    ("count", "english", "arabic"),
+    [(1, "1 file", "ملف"), (2, "2 files", "ملفان"), (3, "3 files", "3 ملفات"), (1234, "1,234 files", "1,234 ملف")],
+)
+def test_a_number_and_its_noun_agree(write: Write, count: int, english: str, arabic: str) -> None:
+    forms = 'one="ملف", two="ملفان", few="# ملفات", other="# ملف"'
+    renderer = write(
+        **files("t", '{{ n | plural(one="# file", other="# files") }}'),
+        **files("t/ar", f"{{{{ n | plural({forms}) }}}}"),
+    )
+    assert rendered(renderer, "en", n=count).subject == english
+    assert rendered(renderer, "ar-EG", n=count).subject == arabic
+
+
 def test_the_hash_changes_with_the_template_and_the_layout_and_with_nothing_else(write: Write) -> None:
     first = rendered(write(**files("other", "Hi"))).template
     assert len(first) == 12
