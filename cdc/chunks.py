@@ -24,8 +24,8 @@ _log = get_logger("snapshot")
 
 #: A chunk is held in memory until the stream has reached its watermark: it is to be small, and quick to read.
 _FIRST_ROWS = 2000
-_MAX_ROWS = 10_000
-_MAX_BYTES = 4_000_000
+_MAX_ROWS = 5000
+_MAX_BYTES = 3_000_000
 _AIM_S = 0.2
 _LOOK_AGAIN_S = 0.05
 _TELL_AFTER_S = 5.0

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from cdc.contract.envelope import HEADER_EVENT_ID, HEADER_SCHEMA, SCHEMA_VERSION
 from cdc.contract.event import Event
-from cdc.contract.position import snapshot_event_id
+from cdc.contract.position import key_digest, snapshot_event_id
 from cdc.routing import clock_json, source_json
 from cdc.rows import TablePlan
 
@@ -45,22 +45,30 @@ class Envelopes:
     def __init__(self, origin: Origin, plan: TablePlan) -> None:
         self._origin = origin
         self._plan = plan
+        # Whatever key is hashed in the end.
+        self._id = snapshot_event_id(origin.name, origin.epoch, origin.lsn, plan.title, b"").rpartition(":")[0]
         self._sources: dict[str, bytes] = {}
+        self._tails: dict[str, bytes] = {}
+        self._now_ns = 0
         self._rows = 0
 
     def event(self, row: OldRow, marker: str, now_ns: int) -> Event:
         """Make the event of a row. Rows without a key are told apart by their number, as equal ones may be there."""
-        origin, plan = self._origin, self._plan
+        if now_ns != self._now_ns:
+            self._now_ns = now_ns
+            self._tails.clear()
         self._rows += 1
-        value = b'{"before":null,"after":%b,"source":%b,"transaction":null,"op":"r",%b}' % (
-            row.after,
-            self._sources.get(marker) or self._source(marker),
-            clock_json(now_ns),
-        )
         told_by = row.key or b"%d:%b" % (self._rows, row.after)
-        id_ = snapshot_event_id(origin.name, origin.epoch, origin.lsn, plan.title, told_by)
-        headers = [(HEADER_EVENT_ID, id_.encode()), (HEADER_SCHEMA, SCHEMA_VERSION)]
-        return Event(plan.topic, row.key, value, headers, plan.title, "r")
+        headers = [(HEADER_EVENT_ID, f"{self._id}:{key_digest(told_by)}".encode()), (HEADER_SCHEMA, SCHEMA_VERSION)]
+        value = b'{"before":null,"after":' + row.after + (self._tails.get(marker) or self._tail(marker))
+        return Event(self._plan.topic, row.key, value, headers, self._plan.title, "r")
+
+    def _tail(self, marker: str) -> bytes:
+        """Render what follows a row; it is the same for all that are made at one time."""
+        source = self._sources.get(marker) or self._source(marker)
+        tail = b',"source":%b,"transaction":null,"op":"r",%b}' % (source, clock_json(self._now_ns))
+        self._tails[marker] = tail
+        return tail
 
     def _source(self, marker: str) -> bytes:
         origin = self._origin

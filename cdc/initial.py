@@ -10,6 +10,7 @@ import time
 from msgspec.structs import replace
 
 from cdc import snapshot
+from cdc.contract.event import Event
 from cdc.history import Envelopes, Markers, OldRow, Origin
 from cdc.publisher import Publisher
 from cdc.resume import Resume
@@ -22,6 +23,7 @@ from cdc.slot import Slot
 _log = get_logger("snapshot")
 
 _CHUNK_ROWS = 10_000
+_BATCH_ROWS, _BATCH_BYTES = 500, 500_000
 _COMMIT_ROWS = 10_000
 _COMMIT_BYTES = 8_000_000
 #: Rows that come slowly must not let the transaction time out.
@@ -45,6 +47,8 @@ class Initial:
         self._left = list(resume.state.snapshot.tables)
         self._recovers = any(reading.why == "recovery" for reading in self._left)
         self._rows = 0
+        self._batch: list[Event] = []
+        self._batch_bytes, self._now_ns = 0, time.time_ns()
         self._last: OldRow | None = None
         self._told_at = time.monotonic()
 
@@ -56,6 +60,7 @@ class Initial:
             self._envelopes[plan.title] = Envelopes(self._origin, plan)
             self._read(connection, plan)
         self._markers.end()
+        self._publisher.publish(self._batch)
         self._left.clear()
         self._commit()
         _log.info("snapshot_done", seconds=round(time.monotonic() - began_at, 2))
@@ -75,15 +80,25 @@ class Initial:
         snapshot.read_rows(connection, plan, take, between=(after, ()), limit=_CHUNK_ROWS)
 
     def _publish(self, plan: TablePlan, row: OldRow, marker: str) -> None:
-        """Publish a row; commit now and then."""
-        publisher = self._publisher
+        """Add a row to the batch; a call for each row would cost more than the row."""
         while self._left[0].title != plan.title:
             self._left.pop(0)
             self._rows = 0
         marker = "recovery" if self._recovers else marker
-        publisher.publish((self._envelopes[plan.title].event(row, marker, time.time_ns()),))
+        event = self._envelopes[plan.title].event(row, marker, self._now_ns)
+        self._batch.append(event)
+        self._batch_bytes += len(event.value or b"")
         self._rows += 1
         self._last = row
+        if len(self._batch) >= _BATCH_ROWS or self._batch_bytes >= _BATCH_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Hand a batch over, and commit where that is due."""
+        publisher = self._publisher
+        publisher.publish(self._batch)
+        self._batch.clear()
+        self._batch_bytes, self._now_ns = 0, time.time_ns()
         age_s = time.monotonic() - (publisher.began_at or 0.0)
         if publisher.events >= _COMMIT_ROWS or publisher.size_bytes >= _COMMIT_BYTES or age_s >= _COMMIT_AGE_S:
             self._commit()

@@ -137,8 +137,12 @@ def event_id(name: str, epoch: int, position: Position) -> str:
 
 def snapshot_event_id(name: str, epoch: int, lsn: int, table: str, key: bytes | None) -> str:
     """Name a snapshot row; the key is hashed so that no row value stands in the id."""
-    digest = hashlib.sha256(key or b"").hexdigest()[:16]
-    return f"{name}:{epoch}:snapshot:{lsn:016x}:{table}:{digest}"
+    return f"{name}:{epoch}:snapshot:{lsn:016x}:{table}:{key_digest(key or b'')}"
+
+
+def key_digest(key: bytes) -> str:
+    """Hash a key as it stands in the event id of a snapshot row."""
+    return hashlib.sha256(key).hexdigest()[:16]
 
 
 def position_of(event_id: str) -> Position:
