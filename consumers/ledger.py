@@ -22,6 +22,7 @@ from cdc.runtime.log import get_logger
 from consumers import breaker, queries
 from consumers.delivery import Delivery, Entry, Leased, Mark, Planned
 from consumers.events import Record
+from consumers.fronts import Fronts
 from consumers.outcome import GivenBack, Outcome, Pause, Skipped
 
 __all__ = ["Delivery", "Ledger"]
@@ -72,6 +73,7 @@ class Ledger:
         self.worker = worker
         self._dsn = dsn
         self._connection: postgres.Connection | None = None
+        self._fronts = Fronts()
 
     def close(self) -> None:
         """Close the connection; the next call opens another."""
@@ -132,9 +134,11 @@ class Ledger:
         rows = self._run(
             "claim",
             {"lanes": list(room), "rooms": list(room.values()), "rules": list(rules), "room": most}
-            | {"lease_s": lease_s, "worker": self.worker},
+            | {"lease_s": lease_s, "worker": self.worker, "sinces": self._fronts.sinces(room)},
         )
-        return [_delivery(row) for row in rows]
+        claimed = [_delivery(row[:-1]) for row in rows]
+        self._fronts.claimed((delivery.lane, row[-1]) for delivery, row in zip(claimed, rows, strict=True))
+        return claimed
 
     def renew(self, ids: Sequence[int], lease_s: float) -> set[int]:
         """Renew our leases of these deliveries, one statement for all; give those that are still ours."""

@@ -85,10 +85,13 @@ SELECT (SELECT count(*) FROM pgherald.delivery WHERE consumer = %(consumer)s AND
 -- Due heads of the open lanes, taken in turns so that one lane's backlog does not hold up another's. Rules that this
 -- process does not know are left to one that does. Of a lane that failed before and whose pause is over one delivery is
 -- taken, as a probe: the pause is prolonged for it, so that no other process probes too.
+--
+-- It begins at `since`, about where the last one ended: before it lies what is dead of those that were claimed, and while
+-- a long transaction runs (a dump, a snapshot), no vacuum takes that away.
 WITH open_lane AS MATERIALIZED (
-    SELECT asked.lane, coalesce(known.failures, 0) AS failures,
+    SELECT asked.lane, coalesce(known.failures, 0) AS failures, asked.since,
         CASE WHEN known.failures > 0 THEN 1 ELSE asked.room END AS room
-    FROM unnest(%(lanes)s::text[], %(rooms)s::integer[]) AS asked (lane, room)
+    FROM unnest(%(lanes)s::text[], %(rooms)s::integer[], %(sinces)s::timestamptz[]) AS asked (lane, room, since)
     LEFT JOIN pgherald.lane AS known ON known.consumer = %(consumer)s AND known.lane = asked.lane
     WHERE known.paused_until IS NULL OR known.paused_until <= clock_timestamp()
 ), due AS MATERIALIZED (
@@ -97,7 +100,7 @@ WITH open_lane AS MATERIALIZED (
     FROM open_lane CROSS JOIN LATERAL (
         SELECT id, due_at FROM pgherald.delivery
         WHERE consumer = %(consumer)s AND lane = open_lane.lane AND head AND state = 'pending'
-            AND due_at <= now() AND rule = ANY (%(rules)s)
+            AND due_at >= open_lane.since AND due_at <= now() AND rule = ANY (%(rules)s)
         ORDER BY due_at
         LIMIT open_lane.room
         FOR UPDATE SKIP LOCKED
@@ -117,7 +120,7 @@ WITH open_lane AS MATERIALIZED (
     RETURNING delivery.*, chosen.failures
 )
 SELECT claimed.id, consumer, claimed.event_id, rule, target, claimed.lane, key, attempt, replays, created_at,
-    coalesce(committed_at, created_at), failures, failing_since, envelope::text, raw
+    coalesce(committed_at, created_at), failures, failing_since, envelope::text, raw, due_at
 FROM claimed LEFT JOIN pgherald.event USING (event_id)
 ORDER BY position_lsn, position_index, claimed.id
 
@@ -167,8 +170,8 @@ WHERE delivery.id = mark.id AND delivery.leased_by = mark.worker
 RETURNING delivery.id
 
 -- name: promote
--- The next head of queues that have none. Their locks are held.
-UPDATE pgherald.delivery SET head = true
+-- The next head of queues that have none. Their locks are held. It is due now, not before: claims look where they ended.
+UPDATE pgherald.delivery SET head = true, due_at = greatest(delivery.due_at, clock_timestamp())
 FROM (
     SELECT DISTINCT next.id
     FROM unnest(%(lanes)s::text[], %(keys)s::text[]) AS queue (lane, key)

@@ -432,3 +432,24 @@ def test_expired_leases_of_others_are_seen_with_what_a_mark_needs(ledger: Ledger
     claim(ledger, lease_s=0.01)
     (leased,) = until(lambda: ledger.expired(RULES), 5, "the lease to run out")
     assert leased == Leased(leased.id, "welcome", LANE, "a", "claimed", 1, "me")
+
+
+def test_a_claim_does_not_wade_through_what_is_dead(ledger: Ledger, database: Database) -> None:
+    """A long transaction keeps every dead row: the next claim begins where the last one ended, behind them."""
+    with closing(database.connect()) as session, session.cursor() as cursor:
+        cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pgherald.lane")
+        ledger.store([entry(lsn, f"k{lsn}") for lsn in range(2000)])
+        database.execute("UPDATE pgherald.delivery SET due_at = due_at - interval '1 h'")
+        while claimed := claim(ledger, 500):
+            ledger.mark([Mark(delivery, Sent({}), "me") for delivery in claimed])
+        ledger.store([entry(5000), entry(5001)])
+        finish(ledger, claim(ledger)[0], Sent({}))
+        before = entries_read(database)
+        assert lsns(claim(ledger)) == [5001]  # promoted: due from now on, not since it was stored
+        assert entries_read(database) - before < 100
+
+
+def entries_read(database: Database) -> int:
+    database.execute("SELECT pg_stat_force_next_flush()")
+    read = "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'delivery_due'"
+    return int(until(lambda: database.execute(read), 5, "the statistics")[0][0])
