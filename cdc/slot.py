@@ -21,7 +21,10 @@ from cdc.contract.position import parse_lsn
 from cdc.relation import Cluster, read_history
 from cdc.runtime import postgres
 from cdc.runtime.errors import ConnectionLost, ServiceError
+from cdc.runtime.log import get_logger
 from cdc.wal2json import SESSION
+
+_log = get_logger("slot")
 
 #: How long the server waits for feedback before it drops us.
 WAL_SENDER_TIMEOUT_S = 30
@@ -177,8 +180,12 @@ class Slot:
         TCP alone does not tell: a proxy or a load balancer acknowledges what it never passes on. And silence alone is
         no fault: nobody may be writing, or a transaction that does not concern us takes its time to decode.
         """
-        with closing(postgres.connect(self._dsn, application_name=f"pgherald capture {self.name}")) as connection:
-            held_by = active_pid(connection, self.name)
+        try:
+            with closing(postgres.connect(self._dsn, application_name=f"pgherald capture {self.name}")) as connection:
+                held_by = active_pid(connection, self.name)
+        except ServiceError as exc:
+            _log.info("slot_unanswered", why=str(exc))  # too many clients, say: no reason to let go of what we hold
+            return
         if held_by != self._connection.info.backend_pid:
             raise ConnectionLost("the line to PostgreSQL went silent, and the server gave the slot free")
 

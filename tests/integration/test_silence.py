@@ -27,7 +27,7 @@ def line(postgres: PostgresServer) -> Iterator[Proxy]:
 @pytest.fixture
 def slot(database: Database, line: Proxy, name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slot]:
     monkeypatch.setattr("cdc.slot._SILENCE_S", 0.05)
-    dsn = database.dsn.replace(f"port={database.server.port}", f"port={line.port}") + " connect_timeout=2"
+    dsn = database.dsn.replace(f"port={database.server.port}", f"port={line.port}") + " connect_timeout=1"
     with closing(Slot(dsn, name)) as opened:
         opened.create()
         opened.start(OPTIONS)
@@ -47,11 +47,13 @@ def test_an_idle_slot_is_held_however_long_nobody_writes(slot: Slot, database: D
 
 
 def test_a_silent_line_is_given_up_when_the_server_has_given_the_slot_free(
-    slot: Slot, database: Database, line: Proxy, name: str
+    slot: Slot, database: Database, line: Proxy, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read_for(slot, 1)
     line.blackhole()
     database.execute("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = %s", (name,))
     until(lambda: database.execute(ACTIVE, (name,)) == [(False,)], 5, "the server to give the slot free")
-    with pytest.raises(ConnectionLost):
-        read_for(slot, 50)
+    read_for(slot, 2)  # nobody can be asked over a line that lets no one through
+    monkeypatch.setattr(slot, "_dsn", database.dsn)
+    with pytest.raises(ConnectionLost, match="gave the slot free"):
+        read_for(slot, 5)
