@@ -53,7 +53,7 @@ class Publisher:
         #: Large events of the open transaction, to name the one that the broker does not take.
         self._wide: list[Event] = []
         self._rejected: Event | None = None
-        self._holds = False
+        self._holds = self._is_away = False
         self._producer = Producer(self._options(kafka, transactional_id))
         #: When the open transaction began (monotonic clock); None while none is open.
         self.began_at: float | None = None
@@ -115,6 +115,7 @@ class Publisher:
         self.begin()
         self._produce(Event(topic, key, position, [], "", "position"))
         self._in_slices(lambda: self._producer.commit_transaction(_SLICE_S))
+        self._is_away = False
         self.began_at = None
         self.events = self.size_bytes = 0
         self._wide.clear()
@@ -182,7 +183,8 @@ class Publisher:
     def _on_error(self, error: KafkaError) -> None:
         if error.code() in librdkafka.REFUSED:
             self._refusal = error
-        else:
+        elif not self._is_away:
+            self._is_away = True  # said once, until something gets through again
             _log.warning("kafka_unreachable", error=error.name())
 
     def _on_rejected(self, error: KafkaError | None, message: Message) -> None:
