@@ -12,6 +12,7 @@ from collections import Counter
 from contextlib import ExitStack
 
 from cdc import command, wal2json
+from cdc.contract.event import Event
 from cdc.contract.position import Position, Reading, Witness, parse_lsn
 from cdc.lag import Lag
 from cdc.routing import OWN_PREFIX
@@ -51,6 +52,7 @@ class Stream:
         self._lsn = 0
         self._index = 0
         self._complete = True
+        self._caught_up = False
         self._begun_us = 0
         #: Of the last change that was published: its transaction's end and when that was committed.
         self._published: tuple[int, int] | None = None
@@ -86,8 +88,16 @@ class Stream:
         return True
 
     def _take(self, line: bytes, data_start: int) -> None:
-        """Interpret one line, and publish it unless the last position covers it."""
+        """Publish what one line says, unless the last position covers it."""
         self._index += 1
+        position = Position(self._lsn, self._index)
+        event = self._router.quick(line, position, time.time_ns())
+        if event is None:
+            self._interpret(line, data_start)
+        else:
+            self._publish([event], position)
+
+    def _interpret(self, line: bytes, data_start: int) -> None:
         try:
             change = wal2json.decode(line)
             position = self._position_of(change, data_start)
@@ -102,19 +112,28 @@ class Stream:
             self._xid, self._begun_us = change.xid, self._router.commit_us
             if self._resume.unmet:
                 self._resume.meet(self._lsn, self._begun_us)
-        if self._backfill.active:
-            self._backfill.passed(self._xid, events)
-        if events and self._resume.is_new(position) and not self._is_skipped(position):
-            if not self._oldest_us:
-                self._oldest_us = self._begun_us
-                lag.read(self._begun_us)
-            if self._begun_us:
-                self._published = self._lsn, self._begun_us
-            self._publisher.publish(events)
+        self._publish(events, position)
         if isinstance(change, Commit) or (isinstance(change, Message) and change.alone):
             self._end_of_transaction()
         elif isinstance(change, Message) and change.prefix == OWN_PREFIX:
             self._backfill.reached(command.nonce_of(change.content), self._lsn)
+
+    def _publish(self, events: list[Event], position: Position) -> None:
+        if self._backfill.active:
+            self._backfill.passed(self._xid, events)
+        if not events or not self._is_new(position) or self._is_skipped(position):
+            return
+        if not self._oldest_us:
+            self._oldest_us = self._begun_us
+            lag.read(self._begun_us)
+        if self._begun_us:
+            self._published = self._lsn, self._begun_us
+        self._publisher.publish(events)
+
+    def _is_new(self, position: Position) -> bool:
+        """Tell whether a change is not yet in Kafka; behind the first such one all are."""
+        self._caught_up = self._caught_up or self._resume.is_new(position)
+        return self._caught_up
 
     def _obey(self, change: RowChange | Truncate, position: Position) -> None:
         if self._resume.is_new(position) and (asked := command.read(change)):

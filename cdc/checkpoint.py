@@ -55,7 +55,7 @@ class Checkpoint:
     @property
     def must_drain(self) -> bool:
         """Tell whether reading on could make psycopg2 confirm what waits for Kafka: commit there first."""
-        return self.waiting and self._last_data_start <= self.confirmed_lsn
+        return self._last_data_start <= self.confirmed_lsn and self.waiting
 
     def safe_lsn(self) -> int:
         """Give what may be confirmed now: never past an acknowledged transaction.

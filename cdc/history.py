@@ -13,8 +13,8 @@ from typing import NamedTuple
 from cdc.contract.envelope import HEADER_EVENT_ID, HEADER_SCHEMA, SCHEMA_VERSION
 from cdc.contract.event import Event
 from cdc.contract.position import key_digest, snapshot_event_id
-from cdc.routing import clock_json, source_json
 from cdc.rows import TablePlan
+from cdc.source import clock_json, source_json
 
 
 class OldRow(NamedTuple):

@@ -27,6 +27,8 @@ _TRANSACTION_TIMEOUT_S = 15
 _SLICE_S = 1.0
 #: Brokers take 1 MB by default, compressed; nobody sets less than this.
 _WIDE_BYTES = 500_000
+#: How often librdkafka may report, in events: errors are not urgent, and each commit waits for them.
+_SERVE_EVERY = 64
 _TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE,)
 
 
@@ -104,7 +106,8 @@ class Publisher:
             self.size_bytes += size_bytes
             if size_bytes > _WIDE_BYTES:
                 self._wide.append(event)
-        self._serve(0)
+            if self.events % _SERVE_EVERY == 0:
+                self._serve(0)
 
     def commit(self, topic: str, key: bytes, position: bytes) -> None:
         """End the open transaction with a position record; begin one if none is open.

@@ -11,13 +11,13 @@ from contextlib import closing, contextmanager
 
 from cdc import start
 from cdc.contract.envelope import RECOVERY
-from cdc.routing import clock_json, source_json
 from cdc.rows import TablePlan
 from cdc.runtime.errors import ConfigInvalid
 from cdc.runtime.fields import TableName, quoted
 from cdc.runtime.postgres import Connection, errors
 from cdc.runtime.settings import Settings
 from cdc.snapshot import fields_of
+from cdc.source import clock_json, source_json
 
 #: Gets a row's key and its envelope.
 OnRow = Callable[[bytes | None, bytes], None]

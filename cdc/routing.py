@@ -9,13 +9,11 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import cache
 from typing import Protocol
 
 import msgspec
 
-from cdc import __version__
 from cdc.contract.envelope import (
     HEADER_EVENT_ID,
     HEADER_NEW_KEY,
@@ -27,12 +25,13 @@ from cdc.contract.envelope import (
 from cdc.contract.event import Event, Headers
 from cdc.contract.position import Position, event_id, parse_lsn
 from cdc.contract.topics import message_topic
+from cdc.cutting import table_in
 from cdc.rows import TablePlan
+from cdc.source import clock_json, microseconds, source_frame, source_json
 from cdc.values import FAULTS
 from cdc.wal2json import Begin, Change, Commit, Delete, Insert, Message, RowChange, Truncate, Update
 
 _json = msgspec.json.encode
-_UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: The prefix of messages that are for pgherald: read, never published.
 OWN_PREFIX = "pgherald"
 
@@ -50,13 +49,9 @@ class _Transaction:
     first_lsn: int | None = None
     events: int = 0
     events_of_table: dict[str, int] = field(default_factory=dict)
+    #: `source` by table.
+    frames: dict[str, bytes] = field(default_factory=dict)
     notify: bool = True
-
-
-def microseconds(timestamp: str) -> int:
-    """Read wal2json's commit timestamp (UTC, `+00`) as microseconds since 1970."""
-    since = datetime.fromisoformat(timestamp + ":00") - _UNIX_EPOCH
-    return (since.days * 86400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 class Tables(Protocol):
@@ -64,6 +59,9 @@ class Tables(Protocol):
 
     def plan(self, change: RowChange | Truncate, xid: int) -> TablePlan | None:
         """Find the plan of a line of a transaction; None where it is not to be published."""
+
+    def known(self, table: bytes) -> TablePlan | None:
+        """Give the plan of every line that shows the whole shape of this table (as `table_in` gives it)."""
 
     def look(self) -> None:
         """Now and then, see what became of the tables."""
@@ -114,6 +112,14 @@ class Router:
         elif isinstance(change, Message):
             return self._message(change, position, now_ns)
         return []
+
+    def quick(self, line: bytes, position: Position, now_ns: int) -> Event | None:
+        """Give the event of an insert or update that can be cut out of its line; None: it is to be decoded."""
+        plan = self.tables.known(table_in(line))
+        if plan is None or plan.cutter is None or (cut := plan.cutter.cut(line)) is None:
+            return None
+        id_ = event_id(self._name, self._epoch, position)
+        return self._event(plan, cut.lsn, cut.op, cut.key, (cut.before, cut.after), id_, [], now_ns)
 
     def _row(self, change: RowChange, position: Position, now_ns: int) -> list[Event]:
         plan = self._plan(change)
@@ -173,14 +179,13 @@ class Router:
         headers: Headers,
         now_ns: int,
     ) -> Event:
-        value = b"".join(
-            (
-                b'{"before":%b,"after":%b,"source":' % rows,
-                self._source(plan.source_tail, parse_lsn(lsn)),
-                b',"transaction":%b,"op":"%b",' % (self._order(plan.title, parse_lsn(lsn)), op.encode()),
-                clock_json(now_ns),
-                b"}",
-            )
+        at = parse_lsn(lsn)
+        value = b'{"before":%b,"after":%b,"source":%b,"transaction":%b,"op":"%b",%b}' % (
+            *rows,
+            self._source(plan, at),
+            self._order(plan.title, at),
+            op.encode(),
+            clock_json(now_ns),
         )
         return Event(plan.topic, key, value, self._headers(id_) + headers, plan.title, op)
 
@@ -190,18 +195,20 @@ class Router:
             headers.append((HEADER_NOTIFY, b"0"))
         return headers
 
-    def _source(self, tail: bytes, lsn: int) -> bytes:
+    def _source(self, plan: TablePlan, lsn: int) -> bytes:
+        """Write `source`; what all events of a table in a transaction have in common is written once."""
         opened = self._open
-        previous = opened.previous_lsn if opened else self._last_commit_lsn
-        return source_json(
-            self._name,
-            self._database,
-            tail,
-            micros=opened.commit_us if opened else 0,
-            snapshot="false",
-            sequence=(previous, lsn),
-            xid=opened.xid if opened else None,
-            origin=opened.origin if opened else b"null",
+        if opened is None:
+            return self._frame(plan.source_tail, 0, self._last_commit_lsn, None, b"null") % (lsn, lsn)
+        frame = opened.frames.get(plan.title)
+        if frame is None:
+            facts = (opened.commit_us, opened.previous_lsn, opened.xid, opened.origin)
+            frame = opened.frames[plan.title] = self._frame(plan.source_tail, *facts)
+        return frame % (lsn, lsn)
+
+    def _frame(self, tail: bytes, micros: int, previous: int | None, xid: int | None, origin: bytes) -> bytes:
+        return source_frame(
+            self._name, self._database, tail, micros=micros, snapshot="false", previous=previous, xid=xid, origin=origin
         )
 
     def _order(self, title: str, lsn: int) -> bytes:
@@ -255,41 +262,3 @@ class Router:
             return
         if self._open and change.transactional and isinstance(said, dict) and said.get("notify") is False:
             self._open.notify = False
-
-
-def clock_json(now_ns: int) -> bytes:
-    """Write when the reader made the envelope."""
-    return b'"ts_ms":%d,"ts_us":%d,"ts_ns":%d' % (now_ns // 1_000_000, now_ns // 1_000, now_ns)
-
-
-def source_json(
-    name: str,
-    database: str,
-    tail: bytes,
-    *,
-    micros: int,
-    snapshot: str,
-    sequence: tuple[int | None, int],
-    xid: int | None,
-    origin: bytes = b"null",
-) -> bytes:
-    """Write the envelope's `source`; `tail` is the rendered schema and table. wal2json tells no origin_lsn."""
-    previous, lsn = sequence
-    order = f'["{previous}","{lsn}"]' if previous is not None else f'[null,"{lsn}"]'
-    return (
-        b'{"version":"%b","connector":"postgresql","name":%b,"ts_ms":%d,"snapshot":"%b","db":%b,"sequence":%b,'
-        b'"ts_us":%d,"ts_ns":%d,%b,"txId":%b,"lsn":%d,"xmin":null,"origin":%b,"origin_lsn":null}'
-    ) % (
-        __version__.encode(),
-        _json(name),
-        micros // 1000,
-        snapshot.encode(),
-        _json(database),
-        _json(order),
-        micros,
-        micros * 1000,
-        tail,
-        b"null" if xid is None else b"%d" % xid,
-        lsn,
-        origin,
-    )

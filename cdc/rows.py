@@ -15,6 +15,7 @@ import msgspec
 from cdc import wal2json
 from cdc.contract.envelope import UNAVAILABLE
 from cdc.contract.topics import table_topic
+from cdc.cutting import Cutter, Written
 from cdc.privacy import Treatment, guard, treatment
 from cdc.relation import Column, Relation
 from cdc.runtime.errors import ChangeUndecodable, ConfigInvalid
@@ -172,6 +173,14 @@ class TablePlan:
     @cached_property
     def _written(self) -> list[tuple[str, _Column]]:
         return [(name, column) for name, column in self.columns.items() if column.label is not None]
+
+    @cached_property
+    def cutter(self) -> Cutter | None:
+        """For lines that show all columns of this plan; None for a table without a key, or with nothing beside it."""
+        if not self.key or len(self._primary) == len(self.columns):
+            return None
+        columns = [Written(name, c.type, c.label, c.codec.from_token) for name, c in self.columns.items()]
+        return Cutter(columns, self._primary, self.key)
 
     @cached_property
     def _shape(self) -> list[tuple[str, str]]:

@@ -138,8 +138,10 @@ class Slot:
 
         The caller has asked `checkpoint.must_drain`. Raises ConnectionLost.
         """
-        with postgres.errors():
+        try:
             message = self._cursor.read_message()
+        except psycopg2.Error as exc:  # not by postgres.errors(): this runs once a line
+            raise postgres.classify(exc) from exc
         if message is None:
             return None
         self._heard = True

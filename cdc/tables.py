@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cdc.catalog import Catalog, Place
+from cdc.cutting import table_of
 from cdc.partitions import Partitions
 from cdc.relation import NOTHING_SEEN, Relation, Seen, is_before
 from cdc.rows import TablePlan, plan
@@ -57,6 +58,7 @@ class CapturedTables:
             planned.name: _Shapes(planned, None, NOTHING_SEEN) for planned in plans
         }
         self._domains = {name: base for planned in plans for name, base in planned.relation.domains.items()}
+        self._named = {table_of(*name): name for name in self._tables}
         self._truncated: tuple[TableName, str] | None = None
         self._places: dict[TableName, Place] = {}
         self._looked_at = 0.0
@@ -87,6 +89,12 @@ class CapturedTables:
             found = shapes.now.with_shape(told_by(change, xid, shapes.now.relation, before))
             shapes.before = found
         return found
+
+    def known(self, table: bytes) -> TablePlan | None:
+        """Give the plan of every line that shows the whole shape of this table (as `table_in` gives it)."""
+        name = self._named.get(table)  # lines of partitions have other names
+        shapes = self._shapes.get(name) if name else None
+        return shapes.now if shapes else None
 
     def _read(self, name: TableName, known: _Shapes | None, xid: int) -> _Shapes:
         seen = self._catalog.seen(xid)

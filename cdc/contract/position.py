@@ -6,7 +6,6 @@ A position never goes back, and it is no identity across clusters: event ids car
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -14,8 +13,7 @@ import msgspec
 from cdc.runtime.errors import EnvelopeInvalid
 
 
-@dataclass(frozen=True, order=True, slots=True)
-class Position:
+class Position(NamedTuple):
     """Where a change stands: the end LSN of its transaction, then its ordinal in the transaction.
 
     The ordinal counts every wal2json line after B from 1, before any filter of ours: it is the same in every run.
@@ -23,7 +21,7 @@ class Position:
     """
 
     lsn: int
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which no one asks of a position
 
 
 #: Before everything: no transaction ends here.

@@ -13,11 +13,12 @@ from cdc import wal2json
 from cdc.contract.event import Event
 from cdc.contract.position import Position, format_lsn
 from cdc.relation import Column, Relation
-from cdc.routing import Router, microseconds
+from cdc.routing import Router
 from cdc.rows import plan
 from cdc.runtime.errors import ChangeUndecodable, ConfigInvalid
 from cdc.runtime.fields import TableName
 from cdc.runtime.sections import Source, SourceTable
+from cdc.source import microseconds
 from tests.support.catalogs import SaidCatalog, captured
 
 USERS = TableName("public", "users")

@@ -1,0 +1,143 @@
+"""Cuts the values out of a line whose shape is known, without parsing it: most lines of most tables. Pure.
+
+wal2json writes a column as `{"name":"email","type":"text","value":...}`. A quotation mark inside a JSON string has a
+backslash before it, so what stands between two values can stand in none: a line that splits there into one piece a
+column, each of which begins with its column's name and type, has this shape and no other. What differs in anything is
+left to the decoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from cdc.values import FAULTS, FromToken
+
+_json = msgspec.json.encode
+_NULL = b"null"
+_NEXT = b'},{"name":'
+_COLUMNS = b',"columns":[{"name":'
+_IDENTITY = b'}],"identity":[{"name":'
+_KEY = b'}],"pk":[{"name":'
+_LSN = b',"lsn":"'
+_INSERT, _UPDATE = b'{"action":"I"', b'{"action":"U"'
+#: The shortest that stands before them: an action, a transaction's id, a timestamp; and an LSN.
+_LSN_AT, _TABLE_AT = 50, 60
+
+
+class Written(NamedTuple):
+    """A column as lines name it and as rows are written."""
+
+    name: str
+    type: str
+    #: `"name":`, or None where the column does not leave the reader.
+    label: bytes | None
+    from_token: FromToken
+
+
+class Cut(NamedTuple):
+    """An insert or update, rendered."""
+
+    op: str
+    lsn: str
+    key: bytes
+    before: bytes
+    after: bytes
+
+
+def table_of(schema: str, table: str) -> bytes:
+    """Write a table as it stands in its lines."""
+    return b',"schema":%b,"table":%b' % (_json(schema), _json(table))
+
+
+def table_in(line: bytes) -> bytes:
+    """Give the part of a line that names its table; empty where it has no columns."""
+    start = line.find(b',"schema":', _TABLE_AT)
+    return line[start : line.find(_COLUMNS, start)] if start > 0 else b""
+
+
+class Cutter:
+    """The lines of one table with all of its columns, and how their rows and keys are written.
+
+    `primary` are the key's columns in the table's order, as lines list them; `key` are the same in the key's own.
+    """
+
+    def __init__(self, columns: Sequence[Written], primary: Sequence[str], key: Sequence[str]) -> None:
+        places = {column.name: place for place, column in enumerate(columns)}
+        self._heads = [b'%b,"type":%b,"value":' % (_json(column.name), _json(column.type)) for column in columns]
+        self._fixed = sum(map(len, self._heads)) + len(_NEXT) * (len(columns) - 1)
+        self._primary = [places[name] for name in primary]
+        self._rendered = [(place, c.from_token) for place, c in enumerate(columns) if c.from_token and c.label]
+        self._row = _Object(columns, [place for place, column in enumerate(columns) if column.label])
+        self._key = _Object(columns, [places[name] for name in key])
+        listed = (b'%b,"type":%b' % (_json(columns[at].name), _json(columns[at].type)) for at in self._primary)
+        self._tail = _KEY + _NEXT.join(listed) + b"}]}"
+
+    def cut(self, line: bytes) -> Cut | None:
+        """Render a line; None when it has not this shape, changes a key or holds a value that can't be written."""
+        if not line.endswith(self._tail):
+            return None
+        lsn_at = line.find(_LSN, _LSN_AT) + len(_LSN)
+        lsn = line[lsn_at : line.find(b'"', lsn_at)].decode()
+        columns = line[line.find(_COLUMNS, lsn_at) + len(_COLUMNS) : -len(self._tail)]
+        try:
+            if line.startswith(_INSERT):
+                return self._insert(lsn, columns)
+            return self._update(lsn, *columns.partition(_IDENTITY)) if line.startswith(_UPDATE) else None
+        except FAULTS:
+            return None
+
+    def _insert(self, lsn: str, columns: bytes) -> Cut | None:
+        new = self._tokens(columns)
+        if new is None:
+            return None
+        self._render(new)
+        return Cut("c", lsn, self._key.write(new), _NULL, self._row.write(new))
+
+    def _update(self, lsn: str, columns: bytes, identity: bytes, older: bytes) -> Cut | None:
+        new = self._tokens(columns)
+        if new is None or not identity:
+            return None
+        before = self._old(older, new)
+        if before is None:
+            return None
+        self._render(new)
+        return Cut("u", lsn, self._key.write(new), before, self._row.write(new))
+
+    def _old(self, older: bytes, new: Sequence[bytes]) -> bytes | None:
+        """Write the old row, null where the line has only its key; None when the key changed."""
+        if older == _NEXT.join([self._heads[at] + new[at] for at in self._primary]):
+            return _NULL
+        old = self._tokens(older)
+        if old is None or any(old[at] != new[at] for at in self._primary):
+            return None
+        self._render(old)
+        return self._row.write(old)
+
+    def _tokens(self, columns: bytes) -> list[bytes] | None:
+        pieces = columns.split(_NEXT)
+        if len(pieces) != len(self._heads):
+            return None
+        tokens = list(map(bytes.removeprefix, pieces, self._heads))
+        # A piece with another head stays as long as it was.
+        return tokens if sum(map(len, tokens)) == len(columns) - self._fixed else None
+
+    def _render(self, tokens: list[bytes]) -> None:
+        for place, from_token in self._rendered:
+            token = tokens[place]
+            if token != _NULL and from_token is not None:
+                tokens[place] = from_token(token)
+
+
+class _Object:
+    """A JSON object of some of a row's values."""
+
+    def __init__(self, columns: Sequence[Written], places: Sequence[int]) -> None:
+        self._places = places
+        labels = ((columns[place].label or b"").replace(b"%", b"%%") + b"%b" for place in places)
+        self._template = b"{" + b",".join(labels) + b"}"
+
+    def write(self, tokens: Sequence[bytes]) -> bytes:
+        return self._template % tuple([tokens[place] for place in self._places])
