@@ -81,6 +81,9 @@ class Partitions:
             self._record()
         elif len(self._known) > _MAX_OTHERS:
             self._forget(xid)
+        if known.now is None and known.was is None and known.changed_xid is None:
+            effect = "its name was gone before it was looked at: were it a captured partition, its rows are missing"
+            _log.warning("table_unknown", table=str(name), effect=effect, remedy="pgherald snapshot of the whole table")
         return known
 
     def _learn(self, name: TableName, was: TableName | None, seen: Seen) -> _Known:

@@ -144,6 +144,16 @@ def test_parts_are_remembered_until_their_rows_are_behind_us() -> None:
     assert [part.table for part in said[-1]] == ["users_1"]
 
 
+def test_rows_of_a_table_that_is_gone_before_it_was_looked_at_are_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    catalog = SaidCatalog(shape("a", partitioned=True))
+    catalog.altered[TableName("public", "other")] = 3
+    tables = captured(users(), catalog)
+    assert tables.plan(line("I", "a", table="other"), 5) is None
+    assert caplog.messages == []
+    assert tables.plan(line("I", "a", table="gone"), 5) is None
+    assert caplog.messages == ["table_unknown"]
+
+
 def test_a_truncated_part_is_no_truncated_table() -> None:
     catalog = SaidCatalog(shape("a", partitioned=True))
     catalog.parts[PART] = USERS
