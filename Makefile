@@ -1,7 +1,8 @@
 # Everything that a developer does here. `make` alone lists it.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status demo run-cdc check test test-unit test-contract test-integration test-e2e bench bench-capture bench-mail clean
+.PHONY: help setup up down status demo run-cdc check test test-unit test-contract test-integration test-e2e bench bench-capture bench-mail \
+	chaos-capture chaos-consumers clean
 
 python := build/venv/bin/python
 settings := build/local/pgherald.toml
@@ -34,7 +35,7 @@ check: setup ## ruff, mypy, import-linter
 	@build/venv/bin/lint-imports
 
 test: check ## every check and every test
-	@$(python) -m pytest $(wildcard tests/unit tests/contract tests/integration tests/e2e)
+	@$(python) -m pytest $(wildcard tests/unit tests/contract tests/integration tests/e2e tests/chaos)
 
 test-unit test-contract test-integration test-e2e: test-%: setup
 	@$(python) -m pytest tests/$*
@@ -54,6 +55,12 @@ bench-capture bench-mail: bench-%: setup
 
 bench-capture: ## the reader beside pg_recvlogical and Debezium, on the same rows; ARGS="--scale 0.1 --runs 1" for a look
 bench-mail: ## the mailer beside Flask-Mail and smtplib, at the same relay; ARGS="--mails 1000 --runs 1" for a look
+
+chaos-capture: setup ## random faults against the reader, then an audit; ROUNDS=25, SEED=1 (a seed replays)
+	@$(python) -m tests.chaos.capture --rounds $(or $(ROUNDS),25) --seed $(or $(SEED),1)
+
+chaos-consumers: setup ## random faults against mailers and callers, then an audit; ROUNDS=25, SEED=1
+	@$(python) -m tests.chaos.deliveries --rounds $(or $(ROUNDS),25) --seed $(or $(SEED),1)
 
 clean: ## remove build/, after stopping what runs from it
 	@$(MAKE) --no-print-directory down PURGE=1

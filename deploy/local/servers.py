@@ -162,15 +162,23 @@ class LocalPostgres(Daemon):
 
 
 class LocalKafka(Daemon):
-    """One Kafka broker that is its own KRaft controller."""
+    """One Kafka broker that is its own KRaft controller. `settings` win over ours at every start."""
 
     name = "Kafka"
     host = "127.0.0.1"
 
-    def __init__(self, home: Path, port: int, controller_port: int, log: Path | None = None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        port: int,
+        controller_port: int,
+        log: Path | None = None,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(home, log)
         self.port = port
         self.controller_port = controller_port
+        self.settings = {**BROKER_SETTINGS, **(settings or {})}
         self.jvm_options: Sequence[str] = (f"-XX:SharedArchiveFile={programs.class_archive()}", "-Xshare:auto")
 
     @property
@@ -200,7 +208,7 @@ class LocalKafka(Daemon):
             "advertised.listeners": f"PLAINTEXT://{client}",
             "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
             "log.dirs": str(self.home / "records"),
-            **BROKER_SETTINGS,
+            **self.settings,
         }
 
     def _format(self) -> None:

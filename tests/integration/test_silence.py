@@ -50,8 +50,7 @@ def test_a_silent_line_is_given_up_when_the_server_has_given_the_slot_free(
     slot: Slot, database: Database, line: Proxy, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read_for(slot, 1)
-    line.blackhole()
-    database.execute("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = %s", (name,))
+    line.abandon()
     until(lambda: database.execute(ACTIVE, (name,)) == [(False,)], 5, "the server to give the slot free")
     read_for(slot, 2)  # nobody can be asked over a line that lets no one through
     monkeypatch.setattr(slot, "_dsn", database.dsn)

@@ -21,47 +21,26 @@ from tests.support.database import Database
 
 TABLE = Path("deploy/local/badgeyay.sql")
 INSERT = 'INSERT INTO "User" (id, username, email, password, created_at, plan) VALUES (%s, %s, %s, %s, now(), %s)'
-_SERVICES = ("newsletter", "storage")
+SERVICES = ("newsletter", "storage")
+PLANS = {"free": ("newsletter",), "pro": ("newsletter", "storage")}
 
 
-@dataclass
-class World:
-    """The inbox and the services, as processes of their own: killing a consumer never reaches them."""
+def make_keys(folder: Path) -> Path:
+    """Make the services' secrets."""
+    folder.mkdir()
+    for name in SERVICES:
+        (folder / name).write_text("whsec_" + base64.b64encode(secrets.token_bytes(24)).decode())
+    return folder
 
-    folder: Path
-    _servers: list[Script] = field(default_factory=list)
 
-    def __enter__(self) -> World:
-        self.folder.mkdir()
-        keys = self.folder / "keys"
-        keys.mkdir()
-        for name in _SERVICES:
-            (keys / name).write_text("whsec_" + base64.b64encode(secrets.token_bytes(24)).decode())
-        self.smtp_port, self.http_port = free_port(), free_port()
-        run, log = self.folder / "run", self.folder
-        self._servers = [
-            Script("inbox", run / "inbox", log / "inbox.log", self.smtp_port, self.folder / "inbox"),
-            Script(
-                "receiver", run / "receiver", log / "receiver.log", self.http_port, self.folder / "calls.jsonl", keys
-            ),
-        ]
-        for server in self._servers:
-            server.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for server in self._servers:
-            server.stop()
-
-    @property
-    def settings(self) -> str:
-        """What the settings file says of mails, services and rules."""
-        services = "".join(
-            f'[services.{name}]\nurl = "http://127.0.0.1:{self.http_port}/{name}"\nallow_private = true\n'
-            f'secret_file = "{self.folder / "keys" / name}"\n'
-            for name in _SERVICES
-        )
-        return f"""
+def settings(smtp_port: int, http_port: int, keys: Path, *, plans_on: str = '"created"') -> str:
+    """Write what the settings file says of mails, services and rules."""
+    services = "".join(
+        f'[services.{name}]\nurl = "http://127.0.0.1:{http_port}/{name}"\nallow_private = true\n'
+        f'secret_file = "{keys / name}"\n'
+        for name in SERVICES
+    )
+    return f"""
 [templates]
 path = "{Path("templates").resolve()}"
 [consume]
@@ -71,7 +50,7 @@ name = "username"
 plan = "plan"
 [smtp]
 host = "127.0.0.1"
-port = {self.smtp_port}
+port = {smtp_port}
 security = "none"
 connections = 4
 sender = "Badgeyay <no-reply@example.org>"
@@ -91,13 +70,45 @@ in_doubt = "resend"
 backoff_first = "100ms"
 [[rules]]
 name = "plans"
-on = "created"
+on = {plans_on}
 services = "plans"
 backoff_first = "100ms"
 [plans]
 free = ["newsletter"]
 pro = ["newsletter", "storage"]
 {services}"""
+
+
+@dataclass
+class World:
+    """The inbox and the services, as processes of their own: killing a consumer never reaches them."""
+
+    folder: Path
+    _servers: list[Script] = field(default_factory=list)
+
+    def __enter__(self) -> World:
+        self.folder.mkdir()
+        keys = make_keys(self.folder / "keys")
+        self.smtp_port, self.http_port = free_port(), free_port()
+        run, log = self.folder / "run", self.folder
+        self._servers = [
+            Script("inbox", run / "inbox", log / "inbox.log", self.smtp_port, self.folder / "inbox"),
+            Script(
+                "receiver", run / "receiver", log / "receiver.log", self.http_port, self.folder / "calls.jsonl", keys
+            ),
+        ]
+        for server in self._servers:
+            server.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for server in self._servers:
+            server.stop()
+
+    @property
+    def settings(self) -> str:
+        """What the settings file says of mails, services and rules."""
+        return settings(self.smtp_port, self.http_port, self.folder / "keys")
 
     def mails(self) -> list[tuple[str, str]]:
         """(Message-ID, recipient) of every mail that the relay accepted."""

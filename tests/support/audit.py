@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from cdc.contract.position import position_of
 from tests.support.deployment import Record
 
 
-def repeated(records: list[Record]) -> list[str]:
+class Seen(Protocol):
+    """What is known of a record wherever it is audited."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def event_id(self) -> str: ...
+    @property
+    def op(self) -> str: ...
+
+
+def repeated(records: Sequence[Seen]) -> list[str]:
     """Name the events that stand more than once; a delete and its tombstone share their id."""
     seen = Counter((record.event_id, record.op) for record in records)
     return [event_id for (event_id, _), count in seen.items() if count > 1]
 
 
-def out_of_order(records: list[Record]) -> list[str]:
+def out_of_order(records: Sequence[Seen]) -> list[str]:
     """Name the events that stand behind a later one in their partition (a key never leaves its partition)."""
     faults = []
     last: dict[tuple[str, int], Any] = {}

@@ -69,8 +69,11 @@ class Running:
         """Whether the log holds an event; an end of the process is an error."""
         if f'"event":"{event}"' in self.log.read_text():
             return True
-        assert self.running, f"ended with {self._process.returncode}: {self.log.read_text()[-2000:]}"
+        self.must_run()
         return False
+
+    def must_run(self) -> None:
+        assert self.running, f"ended with {self._process.returncode}: {self.log.read_text()[-2000:]}"
 
     def count(self, event: str) -> int:
         """How often the log holds an event."""

@@ -17,6 +17,7 @@ from testcontainers.core.container import DockerContainer
 
 from deploy.local.net import free_port, until
 from deploy.local.servers import BROKER_SETTINGS, POSTGRES_SETTINGS, kafka_answers, postgres_answers
+from tests.support.servers import Line, listeners
 
 Box = TypeVar("Box", bound="Container")
 IMAGES = Path(__file__).parents[2] / "deploy" / "images"
@@ -60,11 +61,13 @@ class Container:
 
     host = "127.0.0.1"
 
-    def __init__(self, image: str, port: int, inner_port: int, environment: dict[str, str]) -> None:
+    def __init__(self, image: str, port: int, inner_port: int, environment: dict[str, str], *more: int) -> None:
         self.port = port
         self.container = DockerContainer(image, env=environment).with_kwargs(labels={"pgherald.run": RUN})
         # the engine's own form: with_bind_ports() would open the port to other machines
         self.container.ports[f"{inner_port}/tcp"] = (self.host, port)  # type: ignore[assignment]
+        for same in more:
+            self.container.ports[f"{same}/tcp"] = (self.host, same)  # type: ignore[assignment]
 
     def answers(self) -> bool:
         raise NotImplementedError
@@ -129,18 +132,14 @@ class DockerPostgres(Container):
 
 
 class DockerKafka(Container):
-    """Kafka of deploy/images/kafka. Its port is the same inside and outside: the broker calls itself there, too."""
+    """Kafka of deploy/images/kafka. Its ports are the same inside and outside: the broker calls itself there, too."""
 
     def __init__(self) -> None:
-        port = free_port()
+        port, self.line = free_port(), Line(free_port(), free_port())
         self.bootstrap = f"{self.host}:{port}"
-        settings = {
-            **BROKER_SETTINGS,
-            "listeners": f"PLAINTEXT://:{port},CONTROLLER://127.0.0.1:9093",
-            "advertised.listeners": f"PLAINTEXT://{self.bootstrap}",
-        }
+        settings = {**BROKER_SETTINGS, **listeners(port, 9093, self.line, host="")}
         environment = {"KAFKA_" + key.upper().replace(".", "_"): value for key, value in settings.items()}
-        super().__init__("pgherald-kafka", port, port, environment)
+        super().__init__("pgherald-kafka", port, port, environment, self.line.far)
 
     def answers(self) -> bool:
         return kafka_answers(self.port)

@@ -10,8 +10,18 @@ from typing import TypeVar
 from deploy.local.net import free_port
 from deploy.local.process import Daemon
 from deploy.local.servers import LocalKafka, LocalPostgres
+from tests.support.servers import Line, listeners
 
 Local = TypeVar("Local", bound=Daemon)
+
+
+class LinedKafka(LocalKafka):
+    """The broker, with a second listener for a line that can be cut."""
+
+    def __init__(self, home: Path) -> None:
+        port, controller, self.line = free_port(), free_port(), Line(free_port(), free_port())
+        settings = listeners(port, controller, self.line, host=self.host)
+        super().__init__(home, port, controller, settings=settings)
 
 
 @contextmanager
@@ -48,8 +58,8 @@ class _Standby(LocalPostgres):
 
 
 @contextmanager
-def kafka() -> Iterator[LocalKafka]:
-    with _started(lambda home: LocalKafka(home, free_port(), free_port())) as server:
+def kafka() -> Iterator[LinedKafka]:
+    with _started(LinedKafka) as server:
         yield server
 
 

@@ -14,7 +14,8 @@ class Proxy:
     """Forwards connections from a port of 127.0.0.1 to another.
 
     cut() is a broken line: connections are reset and new ones refused. blackhole() is a silent one: connections stay
-    open, also new ones, and not a byte passes. resume() ends both; what was held back then passes.
+    open, also new ones, and not a byte passes. abandon() is a silent one that the server has noticed: its side is
+    reset. resume() ends them; what was held back then passes.
     """
 
     host = "127.0.0.1"
@@ -25,6 +26,7 @@ class Proxy:
         self._flowing = threading.Event()
         self._lock = threading.Lock()  # of the listener and the sockets
         self._sockets: set[socket.socket] = set()
+        self._servers: set[socket.socket] = set()  # those of them that lead to the target
         self._listener: socket.socket | None = None
         self._threads: list[threading.Thread] = []
 
@@ -52,10 +54,19 @@ class Proxy:
                 _reset(each)
             self._listener = None
             self._sockets.clear()
+            self._servers.clear()
         self._flowing.set()  # so that threads which hold bytes back see that it is over
 
     def blackhole(self) -> None:
         self._flowing.clear()
+
+    def abandon(self) -> None:
+        self.blackhole()
+        with self._lock:
+            for each in self._servers:
+                _reset(each)
+            self._sockets -= self._servers
+            self._servers.clear()
 
     def resume(self) -> None:
         if self._listener:
@@ -84,6 +95,8 @@ class Proxy:
             return
         server.settimeout(None)
         if self._remember(server, listener):
+            with self._lock:
+                self._servers.add(server)
             self._run(self._pump, client, server)
             self._pump(server, client)
 
@@ -92,6 +105,7 @@ class Proxy:
             while chunk := source.recv(65536):
                 self._flowing.wait()
                 sink.sendall(chunk)
+        self._flowing.wait()  # nor does the news that a side is gone
         self._forget(source)
         self._forget(sink)
 
@@ -107,6 +121,7 @@ class Proxy:
     def _forget(self, each: socket.socket) -> None:
         with self._lock:
             self._sockets.discard(each)
+            self._servers.discard(each)
         with contextlib.suppress(OSError):
             each.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads it
         each.close()

@@ -1,6 +1,6 @@
 """What a test may do with PostgreSQL and Kafka, the same on containers and on local processes."""
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 class Server(Protocol):
@@ -31,6 +31,24 @@ class PostgresServer(Server, Protocol):
         """Return the superuser's libpq keywords for this database."""
 
 
+class Line(NamedTuple):
+    """The broker's second listener. It tells clients to come to `near`, where a Proxy to `far` may stand."""
+
+    near: int
+    far: int
+
+
 class KafkaServer(Server, Protocol):
+    line: Line
+
     @property
     def bootstrap(self) -> str: ...
+
+
+def listeners(client: int, controller: int, line: Line, *, host: str) -> dict[str, str]:
+    """Say where a broker listens, on its own `host`; clients come to 127.0.0.1."""
+    return {
+        "listeners": f"PLAINTEXT://{host}:{client},LINE://{host}:{line.far},CONTROLLER://127.0.0.1:{controller}",
+        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{client},LINE://127.0.0.1:{line.near}",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,LINE:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    }

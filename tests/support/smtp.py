@@ -19,6 +19,8 @@ from deploy.local.net import free_port
 from tests.support.script import Fault, Script
 
 Reply = str | Fault
+#: A client that is well says its next command sooner.
+_AT_ONCE_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Relay:
         self.tls, self.implicit, self.users = tls, implicit, users or {}
         self.script: Script[Reply] = Script()
         self.accepted: list[Accepted] = []
+        #: Mails whose text came, and perhaps their dot and its answer, before the client fell silent: it may not know.
+        self.left_open: list[bytes] = []
         self.connections = 0
         self.quits = 0  #: connections that ended as they should
         self.delay_s = 0.0  #: before each answer to a final dot
@@ -118,6 +122,8 @@ class _Dialogue(socketserver.StreamRequestHandler):
         self.relay.connections += 1
         self.encrypted = self.authenticated = False
         self.sender, self.recipients = "", list[str]()
+        self.text: list[bytes] = []  # of the last mail, until the client speaks again
+        self.answered_at = 0.0
 
     def handle(self) -> None:
         with contextlib.suppress(_HungUp, OSError):  # ssl.SSLError is an OSError
@@ -125,14 +131,22 @@ class _Dialogue(socketserver.StreamRequestHandler):
                 self._encrypt()
             self._answer("220 relay.test ESMTP", "connect")
             while line := self._line():
+                self._close(after_s=_AT_ONCE_S)
                 verb, _, argument = line.decode("utf-8", "surrogateescape").strip().partition(" ")
                 self._command(verb.lower())(argument)
 
     def finish(self) -> None:
         self.relay.dialogues.discard(self)
+        self._close(after_s=0.0)
         self.hang_up()
         self.rfile.close()
         self.request.close()
+
+    def _close(self, *, after_s: float) -> None:
+        """Forget the last mail, unless its client was silent for so long after it."""
+        if self.text and time.time() - self.answered_at >= after_s:
+            self.relay.left_open.append(b"".join(self.text))
+        self.text = []
 
     def hang_up(self) -> None:
         with contextlib.suppress(OSError):  # the other side was first
@@ -184,6 +198,7 @@ class _Dialogue(socketserver.StreamRequestHandler):
             mail = Accepted(self.sender, tuple(self.recipients), content, time.time())
             time.sleep(self.relay.delay_s)
             self._answer("250 2.0.0 kept", *(f"dot {recipient}" for recipient in mail.recipients), "dot", keep=mail)
+            self.answered_at = time.time()
             self._reset()
 
     def _on_rset(self, _: str) -> None:
@@ -222,7 +237,7 @@ class _Dialogue(socketserver.StreamRequestHandler):
 
     def _body(self) -> bytes:
         """Read up to the final dot; a fault comes with the first line, so that the rest is still on its way."""
-        lines: list[bytes] = []
+        lines = self.text = []
         while (line := self._line()) != b".\r\n":
             if not line:
                 raise _HungUp
