@@ -10,6 +10,7 @@ from typing import Any
 from confluent_kafka import KafkaError
 
 from cdc.runtime.errors import AccessDenied, BrokerUnavailable, ServiceError
+from cdc.runtime.hints import ADDRESS, CERTIFICATE, OWN_CERTIFICATE, RIGHTS
 from cdc.runtime.sections import Kafka
 
 REFUSED = (
@@ -40,9 +41,22 @@ def options(kafka: Kafka) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value not in ("", None)}
 
 
+def refuses(error: KafkaError) -> bool:
+    """Tell whether an error is a refusal, theirs of us or ours of their certificate: trying again does not help."""
+    return error.code() in REFUSED or _of_tls(error) is not None
+
+
+def _of_tls(error: KafkaError) -> AccessDenied | None:
+    """Tell a certificate that one side does not accept from a connection that broke; only the text has it."""
+    if error.code() == KafkaError._SSL and "certificate verify failed" in error.str():
+        return AccessDenied("Kafka's certificate is not accepted", hint=CERTIFICATE)
+    if error.code() in (KafkaError._SSL, KafkaError._TRANSPORT) and "/tls alert" in error.str():
+        return AccessDenied("Kafka refuses TLS", hint=OWN_CERTIFICATE)
+    return None
+
+
 def classify(error: KafkaError) -> ServiceError:
     """Tell what an error means for us: refusals stop the process, all else may pass."""
     if error.code() in REFUSED:
-        hint = "Check kafka.sasl_* and the principal's ACLs; `pgherald preflight` lists what it needs"
-        return AccessDenied(f"Kafka refuses: {error.name()}", hint=hint)
-    return BrokerUnavailable(f"Kafka does not answer: {error.name()}", hint="Check kafka.bootstrap_servers")
+        return AccessDenied(f"Kafka refuses: {error.name()}", hint=RIGHTS)
+    return _of_tls(error) or BrokerUnavailable(f"Kafka does not answer: {error.name()}", hint=ADDRESS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import closing
 from typing import TypeVar
 
@@ -22,6 +22,7 @@ from cdc.runtime.settings import Settings
 T = TypeVar("T")
 
 _ANSWER_S = 10.0
+_SLICE_S = 2.0
 #: What a broker answers of a partition that it does not lead yet: a topic made just now is known before it can be read.
 _NO_LEADER_YET = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
 _ASK_AGAIN_S = 0.05
@@ -34,9 +35,8 @@ def ensure_topics(settings: Settings) -> list[str]:
 
     Several processes may do so at once. Existing topics are left as they are. Raises BrokerUnavailable, AccessDenied.
     """
-    refusals: list[KafkaError] = []
-    client = AdminClient(librdkafka.options(settings.kafka) | {"error_cb": _keep_refusals(refusals)})
-    there = _asked(refusals, lambda: client.list_topics(timeout=_ANSWER_S).topics)
+    admin = _Admin(settings.kafka)
+    there = admin.asked(admin.topics)
     wanted = topics.wanted(settings)
     missing = sorted(set(wanted) - set(there))
     if not missing or not settings.kafka.create_topics:
@@ -45,9 +45,45 @@ def ensure_topics(settings: Settings) -> list[str]:
         NewTopic(topic.name, topic.partitions, topic.replication_factor, config=topic.configs)
         for topic in (wanted[name] for name in missing)
     ]
-    for created in client.create_topics(new, operation_timeout=_ANSWER_S).values():
-        _asked(refusals, created.result, passes=KafkaError.TOPIC_ALREADY_EXISTS)
+    for created in admin.client.create_topics(new, operation_timeout=_ANSWER_S).values():
+        admin.asked(created.result, passes=KafkaError.TOPIC_ALREADY_EXISTS)
     return []
+
+
+class _Admin:
+    """An admin client that knows why a broker turned us away: the call that waits only says that it timed out."""
+
+    def __init__(self, kafka: Kafka) -> None:
+        refusals: list[KafkaError] = []  # not of self: client and callback would hold each other for ever
+
+        def keep(error: KafkaError) -> None:
+            if librdkafka.refuses(error):
+                refusals.append(error)
+
+        self._refusals = refusals
+        self.client = AdminClient(librdkafka.options(kafka) | {"error_cb": keep})
+
+    def topics(self) -> Collection[str]:
+        """Name the topics that there are, for us; ask in slices, so that a refusal is heard soon."""
+        deadline_s = time.monotonic() + _ANSWER_S
+        while True:
+            try:
+                return self.client.list_topics(timeout=_SLICE_S).topics
+            except KafkaException:
+                self.client.poll(0)
+                if self._refusals or time.monotonic() > deadline_s:
+                    raise
+
+    def asked(self, ask: Callable[[], T], passes: int | None = None) -> T:
+        """Ask, and tell a refusal from an answer that may still come."""
+        try:
+            return ask()
+        except KafkaException as exc:
+            error = exc.args[0]
+            if error.code() == passes:
+                return None  # type: ignore[return-value]
+            self.client.poll(0)  # errors are told only here
+            raise librdkafka.classify(self._refusals[0] if self._refusals else error) from exc
 
 
 def last_record(settings: Settings) -> PositionRecord | None:
@@ -73,17 +109,16 @@ def _bounds(kafka: Kafka, partition: TopicPartition) -> tuple[int, int]:
 
     A transaction is committed before its markers are written, and until then a `read_committed` end stands before it.
     """
-    refusals: list[KafkaError] = []
-    client = AdminClient(librdkafka.options(kafka) | {"error_cb": _keep_refusals(refusals)})
+    admin = _Admin(kafka)
 
     def offset(which: OffsetSpec) -> int:
-        asked = client.list_offsets(
+        asked = admin.client.list_offsets(
             {partition: which}, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=_ANSWER_S
         )
         return int(asked[partition].result().offset)
 
     def ask(which: OffsetSpec) -> int:
-        return _asked(refusals, lambda: _once_led(lambda: offset(which)))
+        return admin.asked(lambda: _once_led(lambda: offset(which)))
 
     return ask(OffsetSpec.earliest()), ask(OffsetSpec.latest())  # type: ignore[no-untyped-call]
 
@@ -127,18 +162,3 @@ def _last_between(reader: Consumer, start: TopicPartition, end: int, key: bytes)
             raise librdkafka.classify(error)
         elif (message.offset() or 0) >= end:
             return found
-
-
-def _keep_refusals(refusals: list[KafkaError]) -> Callable[[KafkaError], None]:
-    """Collect why a broker turned us away: the call that waits for it only says that it timed out."""
-    return lambda error: refusals.append(error) if error.code() in librdkafka.REFUSED else None
-
-
-def _asked(refusals: list[KafkaError], ask: Callable[[], T], passes: int | None = None) -> T:
-    try:
-        return ask()
-    except KafkaException as exc:
-        error = exc.args[0]
-        if error.code() == passes:
-            return None  # type: ignore[return-value]
-        raise librdkafka.classify(refusals[0] if refusals else error) from exc

@@ -167,6 +167,7 @@ class Publisher:
             except KafkaException as exc:
                 if not exc.args[0].retriable():
                     raise self._classify(exc.args[0]) from exc
+                self._serve(0)  # that a broker turns us away is heard there, never in the call that waits for it
                 self._check()
             else:
                 return
@@ -184,7 +185,7 @@ class Publisher:
             raise self._classify(self._refusal)
 
     def _on_error(self, error: KafkaError) -> None:
-        if error.code() in librdkafka.REFUSED:
+        if librdkafka.refuses(error):
             self._refusal = error
         elif not self._is_away:
             self._is_away = True  # said once, until something gets through again
@@ -201,7 +202,7 @@ class Publisher:
     def _classify(self, error: KafkaError) -> ServiceError:
         """Fenced, expired or failed transactions are all mended by a new producer behind the slot's lock."""
         error = self._refusal or error
-        if error.code() in librdkafka.REFUSED:
+        if librdkafka.refuses(error):
             return librdkafka.classify(error)
         if error.code() in _TOO_LARGE and self._rejected:
             return _too_large(self._rejected)

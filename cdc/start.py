@@ -139,8 +139,9 @@ def _ensure_topics(settings: Settings) -> None:
     if missing := positions.ensure_topics(settings):
         names = ", ".join(missing)
         raise AccessDenied(
-            f"Kafka lacks the topics {names}",
-            hint="Create them, or let pgherald do it: kafka.create_topics = true",
+            f"Kafka lacks or hides the topics {names}",
+            hint="Create them and add the principal's ACLs as `pgherald preflight` says, or let pgherald create them: "
+            "kafka.create_topics = true",
         )
 
 

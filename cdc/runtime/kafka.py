@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import BrokerConnection, KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.admin import NewTopic
+from kafka.cluster import collect_hosts
 from kafka.coordinator.assignors.range import RangePartitionAssignor
 
 from cdc.runtime import topics
-from cdc.runtime.errors import AccessDenied, BrokerUnavailable, FatalError, ServiceError
+from cdc.runtime.errors import AccessDenied, BrokerUnavailable, ConfigInvalid, FatalError, ServiceError
+from cdc.runtime.hints import ADDRESS, CERTIFICATE, OWN_CERTIFICATE, RIGHTS
 from cdc.runtime.sections import Kafka
 from cdc.runtime.settings import Settings
 
@@ -30,6 +33,7 @@ _UNREACHABLE = (
     kafka_errors.UnrecognizedBrokerVersion,
     kafka_errors.KafkaTimeoutError,
     kafka_errors.NodeNotReadyError,
+    kafka_errors.IncompatibleBrokerVersion,  # so it calls a broker that went away while it logged in
 )
 
 
@@ -47,16 +51,26 @@ def errors() -> Iterator[None]:
         yield
     except kafka_errors.KafkaError as exc:
         raise classify(exc) from exc
+    except ssl.SSLError as exc:
+        raise _of_tls(exc) from exc
+
+
+def _of_tls(exc: ssl.SSLError) -> ServiceError:
+    """Tell a certificate that one side does not accept from a connection that broke."""
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return AccessDenied(f"Kafka's certificate is not accepted: {exc.verify_message}", hint=CERTIFICATE)
+    if "ALERT" in (exc.reason or ""):
+        return AccessDenied(f"Kafka refuses TLS: {exc.reason}", hint=OWN_CERTIFICATE)
+    return BrokerUnavailable(f"TLS with Kafka broke: {exc.reason}", hint=ADDRESS)
 
 
 def classify(exc: kafka_errors.KafkaError) -> ServiceError:
     """Tell what a client's error means for us."""
     name = type(exc).__name__
     if isinstance(exc, _REFUSED):
-        hint = "Check kafka.sasl_* and the principal's ACLs; `pgherald preflight` lists what it needs"
-        return AccessDenied(f"Kafka refuses: {name}", hint=hint)
+        return AccessDenied(f"Kafka refuses: {name}", hint=RIGHTS)
     if isinstance(exc, _UNREACHABLE) or exc.retriable:
-        return BrokerUnavailable(f"Kafka does not answer: {name}", hint="Check kafka.bootstrap_servers")
+        return BrokerUnavailable(f"Kafka does not answer: {name}", hint=ADDRESS)
     return FatalError(f"Kafka: {name}", hint="See `pgherald preflight`")
 
 
@@ -68,10 +82,9 @@ def client_options(kafka: Kafka) -> dict[str, Any]:
         "client_id": "pgherald",
         # kafka-python takes frames of 1 MB by default, and asks for fetches of 50: each backlog would cost connections.
         "receive_message_max_bytes": _FRAME_MAX_BYTES,
-        "ssl_cafile": _text(kafka.ssl_ca_file),
-        "ssl_certfile": _text(kafka.ssl_certificate_file),
-        "ssl_keyfile": _text(kafka.ssl_key_file),
     }
+    if "SSL" in kafka.security_protocol:
+        options["ssl_context"] = _tls(kafka)  # its own allows what Python calls deprecated
     if kafka.sasl_mechanism:
         options["sasl_mechanism"] = kafka.sasl_mechanism
         options["sasl_plain_username"] = kafka.sasl_username
@@ -79,14 +92,49 @@ def client_options(kafka: Kafka) -> dict[str, Any]:
     return options
 
 
-def _text(path: object) -> str | None:
-    return str(path) if path else None
+def _tls(kafka: Kafka) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=kafka.ssl_ca_file)
+        if kafka.ssl_certificate_file:
+            context.load_cert_chain(kafka.ssl_certificate_file, kafka.ssl_key_file)
+    except (OSError, ssl.SSLError) as exc:
+        raise ConfigInvalid(
+            f"a certificate or key can't be read: {type(exc).__name__}",
+            hint="kafka.ssl_ca_file, ssl_certificate_file and ssl_key_file are PEM files that this process may read",
+        ) from exc
+    return context
 
 
 def admin(kafka: Kafka) -> KafkaAdminClient:
     """Open an admin client. Raises BrokerUnavailable or AccessDenied."""
     with errors():
-        return KafkaAdminClient(**client_options(kafka))
+        try:
+            return KafkaAdminClient(**client_options(kafka))
+        except kafka_errors.KafkaError:
+            if kafka.sasl_mechanism:
+                _log_in(kafka)
+            raise
+
+
+class _Login(BrokerConnection):  # type: ignore[misc]
+    """One connection that keeps why it was closed: clients drop that, and say only that they had no answer."""
+
+    why: Exception | None = None
+
+    def close(self, error: Exception | None = None) -> None:
+        self.why = self.why or error
+        super().close(error)
+
+
+def _log_in(kafka: Kafka) -> None:
+    """Raise what a broker says to user and password, if it says that it does not take them."""
+    for host, port, family in collect_hosts(kafka.bootstrap_servers):
+        login = _Login(host, port, family, **client_options(kafka))
+        login.connect_blocking(_ANSWER_MS / 1000)
+        why = login.why
+        login.close()
+        if isinstance(why, _REFUSED):
+            raise why
 
 
 def consumer(kafka: Kafka, group_id: str | None, **options: Any) -> KafkaConsumer:

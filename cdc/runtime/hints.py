@@ -1,0 +1,6 @@
+"""What an operator does when Kafka does not let us in, whichever of the two clients says so. Pure."""
+
+ADDRESS = "Check kafka.bootstrap_servers and kafka.security_protocol"
+CERTIFICATE = "Check kafka.ssl_ca_file, and that kafka.bootstrap_servers names the hosts as their certificates do"
+OWN_CERTIFICATE = "Check kafka.ssl_certificate_file and ssl_key_file, and that the brokers trust their authority"
+RIGHTS = "Check kafka.sasl_* and the principal's ACLs; `pgherald preflight` lists what it needs"

@@ -1,0 +1,120 @@
+"""Kafka with TLS, passwords and ACLs: both clients get in as they should, and end with the reason when they may not.
+
+The broker is a local process on either backend: a container's would differ in where its files lie, and in nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cdc import positions
+from cdc.runtime import kafka as client
+from cdc.runtime.errors import BrokerUnavailable
+from deploy.local.net import free_port
+from tests.support.database import Database
+from tests.support.deployment import Deployment
+from tests.support.secured import PASSWORD, SecuredKafka, secured
+from tests.support.tls import Certificates
+
+USERS = ("reader", "stranger", "plain", "scram")
+WRONG_PASSWORD = "hunter2"
+RULES = """
+[smtp]
+host = "127.0.0.1"
+security = "none"
+sender = "a@example.org"
+[[rules]]
+name = "welcome"
+on = "created"
+mail = "welcome"
+"""
+
+
+@pytest.fixture(scope="module")
+def broker(certificates: Certificates) -> Iterator[SecuredKafka]:
+    with secured(certificates, USERS) as started:
+        yield started
+
+
+@pytest.fixture
+def deployment(
+    tmp_path: Path, database: Database, broker: SecuredKafka, name: str, certificates: Certificates
+) -> Iterator[Deployment]:
+    database.execute("CREATE TABLE users (id int PRIMARY KEY, email text)")
+    with Deployment(tmp_path / "d", database, broker, name) as made:
+        (made.folder / "password").write_text(PASSWORD)
+        (made.folder / "wrong").write_text(WRONG_PASSWORD)
+        yield made
+
+
+def log_in(user: str, mechanism: str, password: str = "password") -> str:  # noqa: S107  the name of a file
+    return f'sasl_mechanism = "{mechanism}"\nsasl_username = "{user}"\nsasl_password_file = "{password}"\n'
+
+
+def use(deployment: Deployment, bootstrap: str, protocol: str, ca_file: Path, more: str) -> None:
+    """Write settings for a listener, with topics that someone else creates."""
+    deployment.bootstrap = bootstrap
+    trust = f'security_protocol = "{protocol}"\nssl_ca_file = "{ca_file}"\n'
+    deployment.more = f"create_topics = false\n{trust}{more}{RULES}"
+    deployment.write()
+
+
+@pytest.mark.parametrize(
+    ("fault", "why", "hint"),
+    [
+        ("password", "Kafka refuses", "kafka.sasl_*"),
+        ("authority", "Kafka's certificate is not accepted", "kafka.ssl_ca_file"),
+        ("host name", "Kafka's certificate is not accepted", "kafka.bootstrap_servers"),
+        ("own certificate", "Kafka refuses TLS", "kafka.ssl_certificate_file"),
+        ("rights", "Kafka ", "ACLs"),
+    ],
+)
+def test_whoever_may_not_enter_ends_with_the_reason_and_what_to_do(
+    deployment: Deployment,
+    broker: SecuredKafka,
+    certificates: Certificates,
+    tmp_path: Path,
+    fault: str,
+    why: str,
+    hint: str,
+) -> None:
+    bootstrap, ca_file, protocol = broker.at("SASL_SSL"), certificates.ca_file, "SASL_SSL"
+    more = log_in("reader", "PLAIN")
+    if fault == "password":
+        more = log_in("reader", "SCRAM-SHA-512", "wrong")
+    elif fault == "authority":
+        ca_file = Certificates(tmp_path).ca_file
+    elif fault == "host name":
+        bootstrap = bootstrap.replace("127.0.0.1", "localhost")
+    elif fault == "own certificate":
+        bootstrap, protocol, more = broker.at("SSL"), "SSL", ""
+    else:
+        more = log_in("stranger", "PLAIN")
+    use(deployment, bootstrap, protocol, ca_file, more)
+    reader, consumer = deployment.start("capture"), deployment.start("consume", "mail")
+    preflight = deployment.run("preflight")
+    assert preflight.returncode == 1
+    assert (reader.exit_code(20), consumer.exit_code(20)) == (70, 70)
+    for said in (reader.log.read_text(), consumer.log.read_text()):
+        last = said.splitlines()[-1]
+        assert last.startswith(f"pgherald: {why}")
+        assert hint in last
+        assert "trying_again" not in said
+        assert WRONG_PASSWORD not in said
+    if fault != "rights":
+        assert why in preflight.stdout
+        assert hint in preflight.stdout
+
+
+def test_a_broker_that_is_away_is_waited_for(
+    deployment: Deployment, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(deployment, f"127.0.0.1:{free_port()}", "SASL_SSL", certificates.ca_file, log_in("reader", "PLAIN"))
+    monkeypatch.setattr(positions, "_ANSWER_S", 1.0)
+    with pytest.raises(BrokerUnavailable):
+        positions.ensure_topics(deployment.settings)
+    with pytest.raises(BrokerUnavailable):
+        client.admin(deployment.settings.kafka)
