@@ -40,6 +40,7 @@ _REFUSED_AT_LOGIN = (
     "no pg_hba.conf entry",
     "permission denied",
     "unsupported startup parameter",  # PgBouncer's words
+    *("certificate verify failed", "server certificate for", "server does not support SSL", "root certificate file"),
 )
 
 
@@ -108,6 +109,10 @@ AROUND_POOLER = "Name PostgreSQL itself in the dsn, not PgBouncer or another poo
 
 
 def _login_hint(text: str) -> str:
+    if "certificate" in text:
+        return "Name in the dsn who signed the server's certificate (sslrootcert=FILE) and the host as it stands there"
+    if "does not support SSL" in text:
+        return "Set ssl = on in PostgreSQL, with a certificate, or say in the dsn what you accept (sslmode)"
     if "unsupported startup parameter" in text:
         return AROUND_POOLER
     if "may not be used as an output plugin" in text:

@@ -1,5 +1,6 @@
 """The servers as local processes: those of `make up`, in a folder that goes away with the session."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +12,7 @@ from deploy.local.net import free_port
 from deploy.local.process import Daemon
 from deploy.local.servers import LocalKafka, LocalPostgres
 from tests.support.servers import Line, listeners
+from tests.support.tls import Certificates
 
 Local = TypeVar("Local", bound=Daemon)
 
@@ -55,6 +57,21 @@ class _Standby(LocalPostgres):
         with (half_made / "postgresql.conf").open("a") as file:
             file.write(f"port = {self.port}\n")
         half_made.rename(self.cluster)
+
+
+@contextmanager
+def postgres_with_tls(certificates: Certificates, name: str) -> Iterator[LocalPostgres]:
+    """Start a server whose certificate is for this name."""
+
+    def make(home: Path) -> LocalPostgres:
+        certificate, key = certificates.issue(home, "server", name)
+        if os.geteuid() == 0:
+            shutil.chown(key, "postgres", "postgres")
+        tls = {"ssl": "on", "ssl_cert_file": str(certificate), "ssl_key_file": str(key)}
+        return LocalPostgres(home, free_port(), {"fsync": "off", **tls})
+
+    with _started(make) as server:
+        yield server
 
 
 @contextmanager

@@ -1,0 +1,75 @@
+"""TLS to PostgreSQL: `sslmode=verify-full` lets the reader in where the certificate is right, and nowhere else.
+
+The server is a local process with either backend: what is tried is libpq's work and our words for its refusals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy.local.servers import LocalPostgres
+from tests.support import database as databases
+from tests.support import local
+from tests.support.database import Database
+from tests.support.deployment import Deployment
+from tests.support.servers import KafkaServer
+from tests.support.tls import Certificates
+
+
+@pytest.fixture(scope="module")
+def server(certificates: Certificates) -> Iterator[LocalPostgres]:
+    with local.postgres_with_tls(certificates, "localhost") as started:
+        yield started
+
+
+@pytest.fixture
+def secured(server: LocalPostgres, name: str) -> Iterator[Database]:
+    with databases.fresh(server, name) as made:
+        made.execute("CREATE TABLE users (id int PRIMARY KEY)")
+        yield made
+
+
+def over_tls(database: Database, ca_file: Path, host: str = "localhost") -> str:
+    return database.dsn.replace("host=127.0.0.1", f"host={host}") + f" sslmode=verify-full sslrootcert={ca_file}"
+
+
+def test_the_reader_reads_over_a_connection_whose_server_it_has_verified(
+    tmp_path: Path, secured: Database, kafka: KafkaServer, name: str, certificates: Certificates
+) -> None:
+    dsn = over_tls(secured, certificates.ca_file)
+    with Deployment(tmp_path / "d", secured, kafka, name, source_dsn=dsn) as deployment:
+        deployment.capture()
+        secured.execute("INSERT INTO users VALUES (1)")
+        deployment.until_caught_up()
+        assert [record.key for record in deployment.events()] == ['{"id":1}']
+        query = "SELECT bool_and(ssl) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE application_name ~ 'pgherald'"
+        assert secured.execute(query) == [(True,)]
+
+
+@pytest.mark.parametrize("fault", ["authority", "name"])
+def test_a_server_that_is_not_the_one_meant_stops_the_reader(
+    tmp_path: Path, secured: Database, kafka: KafkaServer, name: str, certificates: Certificates, fault: str
+) -> None:
+    others = tmp_path / "others"
+    others.mkdir()
+    ca_file = Certificates(others).ca_file if fault == "authority" else certificates.ca_file
+    dsn = over_tls(secured, ca_file, "127.0.0.1" if fault == "name" else "localhost")
+    with Deployment(tmp_path / "d", secured, kafka, name, source_dsn=dsn) as deployment:
+        process = deployment.start("capture")
+        assert process.exit_code() == 70
+        said = process.log.read_text()
+        assert "sslrootcert" in said
+        assert secured.server.dsn().split("password=")[1].split()[0] not in said
+
+
+def test_a_server_without_tls_stops_a_reader_that_asks_for_it(
+    tmp_path: Path, database: Database, kafka: KafkaServer, name: str
+) -> None:
+    dsn = database.dsn + " sslmode=require"
+    with Deployment(tmp_path / "d", database, kafka, name, source_dsn=dsn) as deployment:
+        process = deployment.start("capture")
+        assert process.exit_code() == 70
+        assert "ssl = on" in process.log.read_text()
