@@ -45,8 +45,8 @@ def test_the_reader_reads_over_a_connection_whose_server_it_has_verified(
         secured.execute("INSERT INTO users VALUES (1)")
         deployment.until_caught_up()
         assert [record.key for record in deployment.events()] == ['{"id":1}']
-        query = "SELECT bool_and(ssl) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE application_name ~ 'pgherald'"
-        assert secured.execute(query) == [(True,)]
+        query = "SELECT bool_and(ssl) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE application_name ^@ %s"
+        assert secured.execute(query, ("pgherald",)) == [(True,)]
 
 
 @pytest.mark.parametrize("fault", ["authority", "name"])
