@@ -13,7 +13,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from cdc import librdkafka
 from cdc.contract.position import PositionRecord, decode_record
-from cdc.contract.topics import positions_topic
+from cdc.contract.topics import READER_GROUP, positions_topic
 from cdc.runtime import topics
 from cdc.runtime.errors import BrokerUnavailable
 from cdc.runtime.sections import Kafka
@@ -22,7 +22,7 @@ from cdc.runtime.settings import Settings
 T = TypeVar("T")
 
 _ANSWER_S = 10.0
-_SLICE_S = 2.0
+_SLICE_S = 1.0
 #: What a broker answers of a partition that it does not lead yet: a topic made just now is known before it can be read.
 _NO_LEADER_YET = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
 _ASK_AGAIN_S = 0.05
@@ -137,7 +137,7 @@ def _once_led(ask: Callable[[], T]) -> T:
 
 def _reader_options(kafka: Kafka) -> dict[str, object]:
     return librdkafka.options(kafka) | {
-        "group.id": "pgherald-capture",  # asked for by librdkafka; no group is joined, nothing is committed
+        "group.id": READER_GROUP,  # asked for by librdkafka; no group is joined, nothing is committed
         "enable.auto.commit": False,
         "isolation.level": "read_committed",
         "enable.partition.eof": True,

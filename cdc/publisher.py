@@ -22,7 +22,7 @@ from cdc.runtime.sections import Kafka
 _log = get_logger("publisher")
 
 #: An abandoned transaction holds back every `read_committed` consumer until it times out: keep that short.
-_TRANSACTION_TIMEOUT_S = 15
+TRANSACTION_TIMEOUT_S = 15
 #: One blocking call; between two of them the slot gets its feedback.
 _SLICE_S = 1.0
 #: Brokers take 1 MB by default, compressed; nobody sets less than this.
@@ -66,7 +66,7 @@ class Publisher:
     def _options(self, kafka: Kafka, transactional_id: str) -> dict[str, Any]:
         return librdkafka.options(kafka) | {
             "transactional.id": transactional_id,
-            "transaction.timeout.ms": _TRANSACTION_TIMEOUT_S * 1000,
+            "transaction.timeout.ms": TRANSACTION_TIMEOUT_S * 1000,
             "linger.ms": 5,
             "batch.size": 1_000_000,
             "batch.num.messages": 10_000,

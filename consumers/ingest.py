@@ -3,7 +3,7 @@
     until stop: poll -> read -> plan -> store (one transaction) -> commit_offsets
 
 Nothing is in flight between polls and storing again changes nothing: a rebalance at any moment needs no listener. Only
-this module and cdc.runtime.kafka speak to kafka-python.
+this module, cdc.runtime.kafka and cdc.runtime.cluster speak to kafka-python.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from cdc.runtime.hints import ADDRESS, CERTIFICATE, OWN_CERTIFICATE, RIGHTS
 from cdc.runtime.sections import Kafka
 from cdc.runtime.settings import Settings
 
-_REFUSED = (
+REFUSED = (
     kafka_errors.SaslAuthenticationFailedError,
     kafka_errors.TopicAuthorizationFailedError,
     kafka_errors.GroupAuthorizationFailedError,
@@ -67,7 +67,7 @@ def _of_tls(exc: ssl.SSLError) -> ServiceError:
 def classify(exc: kafka_errors.KafkaError) -> ServiceError:
     """Tell what a client's error means for us."""
     name = type(exc).__name__
-    if isinstance(exc, _REFUSED):
+    if isinstance(exc, REFUSED):
         return AccessDenied(f"Kafka refuses: {name}", hint=RIGHTS)
     if isinstance(exc, _UNREACHABLE) or exc.retriable:
         return BrokerUnavailable(f"Kafka does not answer: {name}", hint=ADDRESS)
@@ -133,7 +133,7 @@ def _log_in(kafka: Kafka) -> None:
         login.connect_blocking(_ANSWER_MS / 1000)
         why = login.why
         login.close()
-        if isinstance(why, _REFUSED):
+        if isinstance(why, REFUSED):
             raise why
 
 

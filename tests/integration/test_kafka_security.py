@@ -5,6 +5,7 @@ The broker is a local process on either backend: a container's would differ in w
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,17 +14,22 @@ import pytest
 from cdc import positions
 from cdc.runtime import kafka as client
 from cdc.runtime.errors import BrokerUnavailable
-from deploy.local.net import free_port
+from deploy.local.net import free_port, until
 from tests.support.database import Database
 from tests.support.deployment import Deployment
+from tests.support.mailer import TEMPLATES
 from tests.support.secured import PASSWORD, SecuredKafka, secured
+from tests.support.smtp import Relay
 from tests.support.tls import Certificates
 
 USERS = ("reader", "stranger", "plain", "scram")
 WRONG_PASSWORD = "hunter2"
 RULES = """
+[templates]
+path = "{templates}"
 [smtp]
 host = "127.0.0.1"
+port = {port}
 security = "none"
 sender = "a@example.org"
 [[rules]]
@@ -54,12 +60,48 @@ def log_in(user: str, mechanism: str, password: str = "password") -> str:  # noq
     return f'sasl_mechanism = "{mechanism}"\nsasl_username = "{user}"\nsasl_password_file = "{password}"\n'
 
 
-def use(deployment: Deployment, bootstrap: str, protocol: str, ca_file: Path, more: str) -> None:
+def use(
+    deployment: Deployment, bootstrap: str, protocol: str, ca_file: Path, more: str, relay: Relay | None = None
+) -> None:
     """Write settings for a listener, with topics that someone else creates."""
     deployment.bootstrap = bootstrap
     trust = f'security_protocol = "{protocol}"\nssl_ca_file = "{ca_file}"\n'
-    deployment.more = f"create_topics = false\n{trust}{more}{RULES}"
+    rules = RULES.format(templates=TEMPLATES, port=relay.port if relay else 25)
+    deployment.more = f"create_topics = false\n{trust}{more}{rules}"
     deployment.write()
+
+
+def remedies(deployment: Deployment) -> list[str]:
+    """Collect the commands for Kafka that preflight prints."""
+    found = json.loads(deployment.run("preflight", "--json").stdout)
+    faults = (finding for finding in found if finding["part"] == "kafka" and finding["severity"] == "fault")
+    return [command for finding in faults for command in finding["remedy"].split("; ")]
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-512"])
+def test_what_preflight_prints_is_all_that_reader_and_consumer_need(
+    deployment: Deployment, broker: SecuredKafka, certificates: Certificates, relay: Relay, mechanism: str
+) -> None:
+    user = mechanism.partition("-")[0].lower()
+    use(deployment, broker.at("SASL_SSL"), "SASL_SSL", certificates.ca_file, log_in(user, mechanism), relay)
+    commands = remedies(deployment)
+    assert {command.split()[0] for command in commands} == {"kafka-topics.sh", "kafka-acls.sh"}
+    for command in commands:
+        broker.apply(command)
+    until(lambda: remedies(deployment) == [], 20, "preflight to be content with Kafka")
+    deployment.capture()
+    deployment.start("consume", "mail")
+    deployment.database.execute("INSERT INTO users VALUES (1, 'ada@example.org')")
+    deployment.database.execute("SELECT pg_logical_emit_message(true, 'app', 'hello')")
+    sent = "SELECT state, key FROM pgherald.delivery"
+    ledger = "SELECT to_regclass('pgherald.delivery') IS NOT NULL"
+    until(lambda: deployment.database.execute(ledger) == [(True,)], 20, "the ledger")
+    until(lambda: deployment.database.execute(sent) == [("sent", '{"id":1}')], 20, "the mail to be sent")
+    assert len(relay.mails_to("ada@example.org")) == 1
+    messages = f"{deployment.name}.message"
+    until(lambda: [record.op for record in deployment.stream_topic(messages)] == ["m"], 10, "the logical message")
+    status = json.loads(deployment.run("status", "--json").stdout)
+    assert not [part for part, answer in status.items() if "error" in answer]
 
 
 @pytest.mark.parametrize(
@@ -104,9 +146,8 @@ def test_whoever_may_not_enter_ends_with_the_reason_and_what_to_do(
         assert hint in last
         assert "trying_again" not in said
         assert WRONG_PASSWORD not in said
-    if fault != "rights":
-        assert why in preflight.stdout
-        assert hint in preflight.stdout
+    assert why in preflight.stdout
+    assert (hint if fault != "rights" else "kafka-acls.sh") in preflight.stdout
 
 
 def test_a_broker_that_is_away_is_waited_for(
