@@ -18,6 +18,8 @@ from cdc.runtime.errors import EnvelopeInvalid
 #: A key change is a delete of the old key and an insert of the new one: the insert counts, as `changed`.
 Kind = Literal["created", "changed", "deleted", "snapshot"]
 
+#: Stands in the place of the epoch in the ids of events that `recover` plans.
+RECOVERED = "recovery"
 _EVENT_ID_MAX = 1000
 #: The end of the year 9999: a record's timestamp is whatever its producer wrote.
 _LAST_MS = 253_402_300_799_999
@@ -80,7 +82,11 @@ def read(record: Record) -> Event | Undecodable | None:
 
 
 def kind_of(envelope: Envelope, event_id: str) -> Kind | None:
-    """Tell what happened to the row. Event ids of a key change end in `:d` and `:c`."""
+    """Tell what happened to the row. Event ids of a key change end in `:d` and `:c`.
+
+    A row that was there before is history, also one that `slot recover` read again; news it is only where `recover`
+    planned it, and so gave it an id that no record of Kafka's can have.
+    """
     match envelope.op:
         case "c":
             return "changed" if event_id.endswith(":c") else "created"
@@ -89,7 +95,7 @@ def kind_of(envelope: Envelope, event_id: str) -> Kind | None:
         case "d":
             return None if event_id.endswith(":d") else "deleted"
         case "r":
-            return "created" if envelope.source.snapshot == wire.RECOVERY else "snapshot"
+            return "created" if event_id.split(":")[1:2] == [RECOVERED] else "snapshot"
         case _:
             return None
 

@@ -26,7 +26,7 @@ from cdc.runtime.settings import Settings
 from consumers import condition
 from consumers.audit import pseudonym
 from consumers.delivery import Entry, Planned
-from consumers.events import Event, committed_at
+from consumers.events import RECOVERED, Event, committed_at
 from consumers.ledger import Ledger
 from consumers.rules import Rules
 
@@ -153,7 +153,7 @@ class Recovery:
 
     def _event(self, key: str, value: bytes) -> Event:
         envelope = wire.decode(value)
-        id_ = f"{self._settings.source.name}:recovery:{self._table}:{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+        id_ = f"{self._settings.source.name}:{RECOVERED}:{self._table}:{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         position = Position(self._rows.lsn, 0)
         return Event(id_, key, "created", position, committed_at(envelope), envelope, value)
 

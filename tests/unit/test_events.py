@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cdc.contract.envelope import Envelope, Source
 from consumers.events import Event, Record, Undecodable, changed, kind_of, read
 
 SOURCE = {"name": "app", "ts_ms": 1_700_000_000_123, "schema": "public", "table": "User"}
@@ -165,3 +166,9 @@ def test_no_record_raises(
 )
 def test_changed_holds_the_previous_values_of_what_changed(before: Any, after: Any, expected: Any) -> None:
     assert changed(event(op="u", before=before, after=after).envelope) == expected
+
+
+def test_a_row_that_was_read_again_after_a_lost_slot_is_history_unless_recover_planned_it() -> None:
+    again = Envelope("r", Source("shop", 1, "public", "users", snapshot="recovery"), after={"id": 1})
+    assert kind_of(again, "shop:2:snapshot:0000000000000010:public.users:0123456789abcdef") == "snapshot"
+    assert kind_of(again, "shop:recovery:public.users:0123456789abcdef") == "created"
