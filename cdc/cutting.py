@@ -77,7 +77,7 @@ class Cutter:
 
     def cut(self, line: bytes) -> Cut | None:
         """Render a line; None when it has not this shape, changes a key or holds a value that can't be written."""
-        if not line.endswith(self._tail):
+        if not line.endswith(self._tail) or not _is_text(line):
             return None
         lsn_at = line.find(_LSN, _LSN_AT) + len(_LSN)
         lsn = line[lsn_at : line.find(b'"', lsn_at)].decode()
@@ -129,6 +129,17 @@ class Cutter:
             token = tokens[place]
             if token != _NULL and from_token is not None:
                 tokens[place] = from_token(token)
+
+
+def _is_text(line: bytes) -> bool:
+    """Tell whether a line is UTF-8: a database of another encoding gives bytes that no consumer could read."""
+    if line.isascii():
+        return True
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class _Object:

@@ -130,6 +130,7 @@ ROW = {"id": 1, "100%": "a", "password": "b", "e,mail": "c", "created": None, "p
         pytest.param(written("I", ROW).replace(b'"pk":[{"name":"id"', b'"pk":[{"name":"100%"'), id="another key"),
         pytest.param(written("U", ROW), id="an update without an identity"),
         pytest.param(written("I", ROW).replace(b"null", b'"noon"'), id="a value that can't be written"),
+        pytest.param(written("I", ROW).replace(b'"a"', b'"\xff"'), id="a value that is no UTF-8"),
         pytest.param(written("D", {}, {"id": 1}), id="a delete"),
         pytest.param(written("I", ROW).replace(b'"table":"us\\"ers"', b'"table":"other"'), id="another table"),
         pytest.param(b'{"action":"C","xid":7,"nextlsn":"0/1A2B400"}', id="a commit"),
