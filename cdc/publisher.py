@@ -27,7 +27,7 @@ TRANSACTION_TIMEOUT_S = 15
 _SLICE_S = 1.0
 #: Brokers take 1 MB by default, compressed; nobody sets less than this.
 _WIDE_BYTES = 500_000
-#: How often librdkafka may report, in events: errors are not urgent, and each commit waits for them.
+#: After how many changes librdkafka may report: errors are not urgent, and each commit waits for them.
 _SERVE_EVERY = 64
 _TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE,)
 
@@ -59,6 +59,7 @@ class Publisher:
         self._producer = Producer(self._options(kafka, transactional_id))
         #: When the open transaction began (monotonic clock); None while none is open.
         self.began_at: float | None = None
+        self._calls = 0
         self.events = 0
         self.size_bytes = 0
         self._uncommitted: Counter[tuple[str, str]] = Counter()
@@ -106,8 +107,9 @@ class Publisher:
             self.size_bytes += size_bytes
             if size_bytes > _WIDE_BYTES:
                 self._wide.append(event)
-            if self.events % _SERVE_EVERY == 0:
-                self._serve(0)
+        self._calls += 1
+        if self._calls % _SERVE_EVERY == 0:
+            self._serve(0)
 
     def commit(self, topic: str, key: bytes, position: bytes) -> None:
         """End the open transaction with a position record; begin one if none is open.

@@ -5,10 +5,11 @@ from typing import Literal
 
 import psycopg2
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 
+from deploy.local.net import until
 from tests.support.database import Database
 from tests.support.servers import KafkaServer, Server
 
@@ -44,7 +45,13 @@ def test_kafka_keeps_its_port_and_what_was_acknowledged(kafka: KafkaServer, name
     suffer(kafka, fault)
     assert kafka.bootstrap == bootstrap
     with closing(Consumer({"bootstrap.servers": bootstrap, "group.id": name})) as consumer:
-        assert consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=10) == (0, 1)
+        ends = until(
+            lambda: consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=10),
+            20,
+            "the broker to lead its partition again",
+            ignore=(KafkaException,),
+        )
+        assert ends == (0, 1)
 
 
 def test_a_paused_server_keeps_connections_open_and_answers_later(database: Database) -> None:
