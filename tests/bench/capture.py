@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import secrets
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -35,22 +34,14 @@ console = Console(highlight=False, soft_wrap=True)
 
 @dataclass
 class Bench:
-    """The servers, and every figure that was taken: workload -> peer -> figure -> one value a run."""
+    """The servers, and every figure that was taken."""
 
     postgres: PostgresServer
     kafka: KafkaServer
     scale: float
     runs: int
     folder: Path
-    figures: dict[str, dict[str, dict[str, list[float]]]] = field(
-        default_factory=lambda: defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
-    )
-
-    def note(self, workload: str, peer: str, **figures: float) -> None:
-        """Keep figures, and say them."""
-        for name, value in figures.items():
-            self.figures[workload][peer][name].append(value)
-        console.print(f"  {peer:22}" + "  ".join(f"{name} {value:,.4g}" for name, value in figures.items()))
+    figures: report.Figures = field(default_factory=lambda: report.Figures(console))
 
     @contextmanager
     def database(self) -> Iterator[Database]:
@@ -77,7 +68,7 @@ def stream(bench: Bench, workload: str, rows: int, of_one: int) -> None:
             for reader in readers:
                 peers.prepare(reader)
             end = backlog.fill(database, rows, of_one)
-            bench.note(workload, "pg_recvlogical", rows_per_s=rows / limit.read_s(end))
+            bench.figures.note(workload, "pg_recvlogical", rows_per_s=rows / limit.read_s(end))
             for reader in readers:
                 _read_backlog(bench, workload, reader, rows)
 
@@ -89,7 +80,7 @@ def _read_backlog(bench: Bench, workload: str, peer: Peer, rows: int) -> None:
     first = marks.until("begin", 120)
     used_s = usage.cpu_s(peer.pid)
     seconds = marks.until("end", _TIMEOUT_S) - first
-    bench.note(
+    bench.figures.note(
         workload,
         peer.kind,
         rows_per_s=rows / seconds,
@@ -123,7 +114,7 @@ def _read_table(bench: Bench, peer: Peer, rows: int) -> None:
         until(lambda: topics.ends(client, topic) >= rows, _TIMEOUT_S, f"{peer.kind} to publish all", every_s=0.02)
         seconds = time.monotonic() - first
     figures = {"rows_per_s": rows / seconds, "cpu_s_per_million": (usage.cpu_s(peer.pid) - used_s) / rows * 1e6}
-    bench.note("snapshot", peer.kind, **figures, peak_mib=usage.peak_mib(peer.pid), first_event_s=first - began)
+    bench.figures.note("snapshot", peer.kind, **figures, peak_mib=usage.peak_mib(peer.pid), first_event_s=first - began)
     peer.stop()
 
 
@@ -153,7 +144,9 @@ def _meet(bench: Bench, peer: Peer, rate: int, seconds: float) -> None:
         raise RuntimeError(f"{peer.kind} published {len(found)} of {int(rate * seconds)} rows")
     cuts = quantiles(found, n=100)
     cpu_percent = (usage.cpu_s(peer.pid) - used_s) / seconds * 100
-    bench.note("latency", peer.kind, p50_ms=median(found), p99_ms=cuts[98], cpu_percent=cpu_percent, late_s=load.late_s)
+    bench.figures.note(
+        "latency", peer.kind, p50_ms=median(found), p99_ms=cuts[98], cpu_percent=cpu_percent, late_s=load.late_s
+    )
 
 
 def ratios(medians: report.Medians) -> dict[str, float]:
@@ -197,7 +190,7 @@ def main() -> None:
         stream(bench, "million_row_txn", 2 * size, 2 * size)
         snapshot(bench, 2 * size)
         latency(bench, 1000, 60 * given.scale)
-    medians = report.medians(bench.figures)
+    medians = bench.figures.medians()
     report.write(FOLDER / "capture.json", medians, ratios(medians), {"scale": given.scale, "runs": given.runs})
     report.show(console, medians, ratios(medians))
     report.chart(FOLDER / "capture.png", medians)

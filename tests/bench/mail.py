@@ -14,7 +14,6 @@ import secrets
 import subprocess
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -47,21 +46,13 @@ console = Console(highlight=False, soft_wrap=True)
 
 @dataclass
 class Bench:
-    """The servers, and every figure that was taken: workload -> peer -> figure -> one value a run."""
+    """The servers, and every figure that was taken."""
 
     source: LocalPostgres
     ledger: LocalPostgres
     kafka: KafkaServer
     folder: Path
-    figures: dict[str, dict[str, dict[str, list[float]]]] = field(
-        default_factory=lambda: defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
-    )
-
-    def note(self, workload: str, peer: str, **figures: float) -> None:
-        """Keep figures, and say them."""
-        for name, value in figures.items():
-            self.figures[workload][peer][name].append(value)
-        console.print(f"  {peer:10}" + "  ".join(f"{name} {value:,.4g}" for name, value in figures.items()))
+    figures: report.Figures = field(default_factory=lambda: report.Figures(console))
 
     @contextmanager
     def deployment(self, relay_port: int, connections: int) -> Iterator[tuple[Deployment, Database]]:
@@ -108,7 +99,7 @@ def throughput(bench: Bench, delay_ms: int, mails: int, runs: int) -> None:
             for kind in ("flask", "smtplib"):
                 took = _by_hand(bench, kind, port, serial)
                 per_mail_ms = took["cpu_s"] / serial * 1000
-                bench.note(workload, kind, mails_per_s=serial / took["s"], cpu_ms_per_mail=per_mail_ms)
+                bench.figures.note(workload, kind, mails_per_s=serial / took["s"], cpu_ms_per_mail=per_mail_ms)
 
 
 def _ours(bench: Bench, workload: str, port: int, mails: int, connections: int) -> None:
@@ -126,7 +117,7 @@ def _ours(bench: Bench, workload: str, port: int, mails: int, connections: int) 
         first, count, used_s = time.monotonic(), _sent(ledger), usage.cpu_s(mailer.pid)
         until(lambda: _sent(ledger) >= mails, 300, "the last mail", every_s=0.05)
         seconds, cpu_s = time.monotonic() - first, usage.cpu_s(mailer.pid) - used_s
-        bench.note(
+        bench.figures.note(
             workload,
             "pgherald",
             mails_per_s=(mails - count) / seconds,
@@ -163,7 +154,7 @@ def latency(bench: Bench, rate: int, seconds: float) -> None:
         wanted = int(rate * seconds) + 1
         until(lambda: _sent(ledger) == wanted, 60, "the last mail")
         ((p50,),), ((p99,),) = (ledger.execute(_SENT, (part,)) for part in (0.5, 0.99))
-        bench.note("latency", "pgherald", p50_ms=p50, p99_ms=p99, peak_mib=usage.peak_mib(mailer.pid))
+        bench.figures.note("latency", "pgherald", p50_ms=p50, p99_ms=p99, peak_mib=usage.peak_mib(mailer.pid))
 
 
 def ratios(found: report.Medians) -> dict[str, float]:
@@ -204,7 +195,7 @@ def main() -> None:
         throughput(bench, 0, given.mails, given.runs)
         throughput(bench, 100, given.mails, given.runs)
         latency(bench, 100, 30)
-    medians = report.medians(bench.figures)
+    medians = bench.figures.medians()
     report.write(FOLDER / "mail.json", medians, ratios(medians), {"mails": given.mails, "runs": given.runs})
     report.show(console, medians, ratios(medians))
     report.chart(FOLDER / "mail.png", medians, "mails_per_s", "mails a second")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
@@ -17,14 +18,27 @@ _COLOURS = {"pgherald": "#2a7f62", "pg_recvlogical": "#b8bfc6"}
 _OTHERS = ("#c8553d", "#e0a458", "#8d6b94")
 
 
-def medians(figures: Mapping[str, Mapping[str, Mapping[str, list[float]]]]) -> Medians:
-    """Take the median of each figure's runs."""
-    return {
-        workload: {
-            peer: {name: median(values) for name, values in of_peer.items()} for peer, of_peer in of_workload.items()
+class Figures:
+    """Every figure that was taken: workload -> peer -> figure -> one value a run."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._taken: dict[str, dict[str, dict[str, list[float]]]] = defaultdict(
+            lambda: defaultdict(lambda: defaultdict(list))
+        )
+
+    def note(self, workload: str, peer: str, **figures: float) -> None:
+        """Keep figures, and say them."""
+        for name, value in figures.items():
+            self._taken[workload][peer][name].append(value)
+        self._console.print(f"  {peer:22}" + "  ".join(f"{name} {value:,.4g}" for name, value in figures.items()))
+
+    def medians(self) -> Medians:
+        """Take the median of each figure's runs."""
+        return {
+            workload: {peer: {name: median(values) for name, values in of.items()} for peer, of in peers.items()}
+            for workload, peers in self._taken.items()
         }
-        for workload, of_workload in figures.items()
-    }
 
 
 def write(path: Path, found: Medians, ratios: Mapping[str, float], how: Mapping[str, object]) -> None:
