@@ -46,7 +46,6 @@ class Pace(threading.Thread):
 
     def run(self) -> None:
         with closing(self._database.connect()) as session, session.cursor() as cursor:
-            cursor.execute("SET synchronous_commit = off")
             began = time.monotonic()
             for number in range(self._count):
                 wait_s = began + number / self._rate - time.monotonic()

@@ -101,7 +101,7 @@ def latencies_ms(client: Consumer, until_s: float, wanted: int) -> list[float]:
     """Collect, for each record that becomes visible, how long ago its row was committed."""
     found: list[float] = []
     while len(found) < wanted and time.monotonic() < until_s:
-        for message in client.consume(500, timeout=0.05):
+        for message in client.consume(500, timeout=0.002):
             now_us = time.time_ns() // 1000
             error, value = message.error(), message.value()
             if error is not None and error.code() != KafkaError._PARTITION_EOF:
