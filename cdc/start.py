@@ -32,7 +32,8 @@ from cdc.slot import Created, Slot, session_options
 from cdc.wal2json import OPTIONS
 
 _log = get_logger("capture")
-_LEDGER = ("migration", "event", "delivery", "lane")
+#: All tables of the ledger; not that of commands, which capture reads.
+_LEDGER = "migration event delivery lane operation operation_delivery suppression link_use".split()
 
 
 def slot_options(settings: Settings, *, partitioned: bool = False) -> dict[str, str]:
