@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from kafka import KafkaAdminClient
+from xdist.workermanage import WorkerController
 
 from tests.support import database as databases
 from tests.support import docker, local
@@ -44,9 +45,23 @@ def pytest_report_header() -> str:
     return f"servers: {backend()}"
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell the process that prints what one of its workers started."""
+    told: dict[str, list[str]] | None = getattr(session.config, "workeroutput", None)
+    if told is not None:
+        told["servers"] = session.config.stash[started]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: WorkerController) -> None:
+    """Hear it. A worker that died has told nothing."""
+    told: list[str] = getattr(node, "workeroutput", {}).get("servers", [])
+    node.config.stash[started].extend(told)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say what really ran: .ci/run looks for this line."""
-    for name in config.stash[started]:
+    for name in sorted(set(config.stash[started])):
         terminalreporter.write_line(f"servers: {name} ran as {backend()}")
 
 
