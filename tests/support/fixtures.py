@@ -61,7 +61,8 @@ def pytest_testnodedown(node: WorkerController) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say what really ran: .ci/run looks for this line."""
-    for name in sorted(set(config.stash[started])):
+    every_worker_s = config.stash[started]
+    for name in sorted(set(every_worker_s)):
         terminalreporter.write_line(f"servers: {name} ran as {backend()}")
 
 
