@@ -32,7 +32,7 @@ def check(settings: Settings, rules: Iterable[Rule]) -> None:
 
     A source that can't be asked now does not keep deliveries waiting: an event without its old row says so itself.
     """
-    needing = [rule for rule in rules if rule.needs_old_row(key=())]
+    needing = [rule for rule in rules if rule.needs_old_row((), settings.user)]
     try:
         faults = list(_faults(settings, needing)) if needing else []
     except ServiceError as exc:
@@ -49,7 +49,7 @@ def _faults(settings: Settings, rules: Iterable[Rule]) -> Iterator[tuple[str, st
         for rule in rules:
             table = settings.table_of(rule)
             found = _identity(connection, table)
-            if found and not found[0] and (kinds := rule.needs_old_row(found[1])):
+            if found and not found[0] and (kinds := rule.needs_old_row(found[1], settings.user)):
                 what = f"the rule {rule.name} on {', '.join(kinds)} needs old rows, which {table.sql()} does not log"
                 each = " for each of its partitions (`pgherald preflight` writes it)" if found[2] else ""
                 yield what, f"ALTER TABLE {table.sql()} REPLICA IDENTITY FULL;{each}"

@@ -105,7 +105,7 @@ class Rules:
     def _plan(self, rule: Rule, event: Event, seen: Names, now: datetime) -> list[Planned]:
         targets = [_target(rule)]
         try:
-            if not _matches(rule, event):
+            if not _matches(rule, event, self._settings.user):
                 return []
             targets = self._targets(rule, event)
             reason = self._skip(rule, event, seen, now)
@@ -142,8 +142,7 @@ class Rules:
     def look(self, delivery: Delivery) -> None:
         """Look at a delivery once more before its effect. Raises SkipDelivery, or why its rule can't decide."""
         rule = self.by_name[delivery.rule]
-        if delivery.envelope.op == "u":
-            _require_old_row(delivery.envelope, _watched(rule), delivery.key)
+        _require_old_row(rule, self._settings.user, delivery.envelope, delivery.key)
         if rule.name in self._holds and not self._holds[rule.name](self._names(delivery)):
             raise SkipDelivery("when")
 
@@ -174,30 +173,46 @@ def _target(rule: Rule) -> tuple[str, str]:
     return f"({rule.services})", f"service:({rule.services})"
 
 
-def _matches(rule: Rule, event: Event) -> bool:
+def _matches(rule: Rule, event: Event, user: User) -> bool:
     """Tell whether the rule names what happened. Raises EnvelopeInvalid when only the old row could tell."""
     if event.kind == "snapshot":
         return rule.include_snapshot and "created" in rule.on
-    if event.kind != "changed":
-        return event.kind in rule.on
-    watched = _watched(rule)
-    if event.envelope.op == "u":
-        _require_old_row(event.envelope, watched, event.key)
-    return not changed(event.envelope).keys().isdisjoint(watched)
+    if event.kind != "changed" and event.kind not in rule.on:
+        return False
+    _require_old_row(rule, user, event.envelope, event.key)
+    return event.kind != "changed" or not changed(event.envelope).keys().isdisjoint(_watched(rule))
 
 
 def _watched(rule: Rule) -> list[str]:
     return [kind.removeprefix("changed:") for kind in rule.on if kind.startswith("changed:")]
 
 
-def _require_old_row(envelope: Envelope, watched: Sequence[str], key: str | None) -> None:
-    """Raise EnvelopeInvalid when the old value of a column is not there. A key's is: another key is another event."""
+def _require_old_row(rule: Rule, user: User, envelope: Envelope, key: str | None) -> None:
+    """Raise EnvelopeInvalid when the rule needs what a row was, and it is not there."""
+    what = ""
+    if envelope.op == "u" and (unknown := _unknown(_watched(rule), envelope, key)):
+        what = f"whether {', '.join(unknown)} changed"
+    elif envelope.op == "d" and "deleted" in rule.needs_old_row(_columns_of(key), user) and _is_bare(envelope, key):
+        what = "who was deleted"
+    if what:
+        table = TableName(envelope.source.schema, envelope.source.table).sql()
+        raise EnvelopeInvalid(
+            f"{what} can't be told without the old row", hint=f"ALTER TABLE {table} REPLICA IDENTITY FULL"
+        )
+
+
+def _unknown(watched: Sequence[str], envelope: Envelope, key: str | None) -> list[str]:
+    """List the columns whose old values are not there. A key's are: another key is another event."""
     before, after = envelope.before or {}, envelope.after or {}
     unknown = [column for column in watched if column in after and column not in before]
-    if unknown and (unknown := [column for column in unknown if column not in _columns_of(key)]):
-        table = TableName(envelope.source.schema, envelope.source.table).sql()
-        message = f"whether {', '.join(unknown)} changed can't be told without the old row"
-        raise EnvelopeInvalid(message, hint=f"ALTER TABLE {table} REPLICA IDENTITY FULL")
+    return [column for column in unknown if column not in _columns_of(key)] if unknown else []
+
+
+def _is_bare(envelope: Envelope, key: str | None) -> bool:
+    """Tell whether nothing but the key is left of a deleted row: all other columns are null then."""
+    columns = _columns_of(key)
+    rest = [value for column, value in (envelope.before or {}).items() if column not in columns]
+    return bool(rest) and all(value is None for value in rest)
 
 
 def _columns_of(key: str | None) -> Collection[str]:

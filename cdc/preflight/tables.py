@@ -62,6 +62,6 @@ def _identity(settings: Settings, relation: Relation, written: list[str]) -> Ite
         if unseen := sorted(watched - set(written)):
             what = f"the rule {rule.name} watches {', '.join(unseen)}, which {name} has not or which stays home"
             yield Finding("fault", what, "it would never match", "correct rules.on, or source.tables.allow")
-        if not relation.full_identity and (kinds := rule.needs_old_row(relation.key)):
+        if not relation.full_identity and (kinds := rule.needs_old_row(relation.key, settings.user)):
             why = f"the rule {rule.name} is on {', '.join(kinds)}, which needs the old row"
             yield Finding("fault", f"{name} logs no old rows", why, identity_sql(relation, "FULL"))

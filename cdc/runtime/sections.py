@@ -27,6 +27,9 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
 _TARGET = re.compile(r"topic:[A-Za-z0-9._-]{1,249}|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _TOPIC = "topic:"
 _EVENT_KIND = re.compile(r"created|deleted|changed:.+")
+#: What an expression reads of the old row, and of the user.
+_OLD_COLUMN = re.compile(r"""\bbefore(?:\.|\[['"])(\w+)""")
+_USER_FIELD = re.compile(r"\buser\.(email|name|locale|plan)\b")
 
 
 def _as_list(given: Any) -> Any:
@@ -214,13 +217,20 @@ class Rule(Section):
         """How old an event may be when it is planned: a mail's is a day unless the rule says otherwise."""
         return self.max_age or (parse_duration("24h") if self.mail else None)
 
-    def needs_old_row(self, key: Collection[str]) -> list[str]:
+    def needs_old_row(self, key: Collection[str], user: User) -> list[str]:
         """List the kinds of `on` for which the old row must be in the WAL, of a table with this key.
 
-        A changed key tells its old one whatever is logged. Which services a deleted user had, the old row alone tells.
+        A changed key tells its old one whatever is logged. What else a deleted row held, the old row alone tells: the
+        address, the plan, what `when` asks for.
         """
         watched = [kind for kind in self.on if kind.startswith("changed:") and kind.removeprefix("changed:") not in key]
-        return [*watched, "deleted"] if self.services and "deleted" in self.on else watched
+        if "deleted" in self.on and (self.services or not self._columns_of_the_deleted(user) <= set(key)):
+            watched.append("deleted")
+        return watched
+
+    def _columns_of_the_deleted(self, user: User) -> set[str]:
+        fields = [*_USER_FIELD.findall(self.when), *(["email"] if self.mail else [])]
+        return {*_OLD_COLUMN.findall(self.when), *filter(None, (getattr(user, field) for field in fields))}
 
     @property
     def kind(self) -> Literal["mail", "service", "function", "topic"]:

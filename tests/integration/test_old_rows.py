@@ -1,11 +1,15 @@
 """What a consumer says at its start of old rows that PostgreSQL does not log."""
 
+from contextlib import closing
 from typing import Any
 
 import pytest
 
+from cdc.preflight import tables
 from cdc.runtime.errors import FatalError
+from cdc.runtime.findings import Finding
 from cdc.runtime.lifecycle import Stop
+from cdc.runtime.postgres import connect
 from cdc.runtime.settings import Settings
 from consumers.old_rows import check
 from consumers.process import consume
@@ -35,6 +39,12 @@ def settings(dsn: str, **rule: Any) -> Settings:
     )
 
 
+def preflight(table: Database, given: Settings) -> list[Finding]:
+    with closing(connect(table.dsn, application_name="test")) as connection:
+        return list(tables.look(connection, given, given.source.tables[0]))
+
+
+FUNCTION = {"mail": None, "target": "tests.support.functions:remember", "consumer": "own"}
 PLANS = {"mail": None, "services": "plans", "consumer": "services"}
 
 
@@ -42,6 +52,9 @@ PLANS = {"mail": None, "services": "plans", "consumer": "services"}
     ("rule", "kinds"),
     [
         ({"on": ["created", "changed:plan"]}, "changed:plan"),
+        ({"on": ["created", "deleted"]}, "deleted"),
+        (FUNCTION | {"on": "deleted", "when": "user.email"}, "deleted"),
+        (FUNCTION | {"on": "deleted", "when": "before['plan'] == 'pro'"}, "deleted"),
         (PLANS | {"on": ["created", "deleted"]}, "deleted"),
         (PLANS | {"on": ["changed:plan", "deleted"]}, "changed:plan, deleted"),
     ],
@@ -55,8 +68,10 @@ def test_rules_that_need_old_rows_stop_the_start_with_the_statement(
     assert fault.value.exit_code == 70
     assert fault.value.hint == FULL
     assert f"the rule one on {kinds} needs old rows" in fault.value.message
+    assert [finding.remedy for finding in preflight(table, given) if finding.severity == "fault"] == [FULL]
     table.execute(FULL)
     check(given, given.rules)
+    assert "fault" not in [finding.severity for finding in preflight(table, given)]
 
 
 def test_a_partitioned_table_logs_old_rows_when_each_of_its_partitions_does(table: Database) -> None:
@@ -74,7 +89,14 @@ def test_a_partitioned_table_logs_old_rows_when_each_of_its_partitions_does(tabl
     check(given, given.rules)
 
 
-@pytest.mark.parametrize("rule", [{"on": ["created", "deleted"]}, {"on": "changed:id"}, PLANS | {"on": "created"}])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"on": "changed:id"},
+        PLANS | {"on": "created"},
+        FUNCTION | {"on": ["created", "deleted"], "when": "user.key and before.id"},
+    ],
+)
 def test_rules_that_need_none_start(table: Database, rule: dict[str, Any]) -> None:
     given = settings(table.dsn, **rule)
     check(given, given.rules)

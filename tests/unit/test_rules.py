@@ -125,6 +125,20 @@ def test_without_the_old_row_a_change_is_planned_and_fails_at_the_last_look_with
     )
 
 
+@pytest.mark.parametrize("rule", [welcome(on="deleted"), plans()])
+def test_a_deleted_row_of_which_only_the_key_is_left_fails_at_the_last_look_with_the_statement(rule: Any) -> None:
+    about = event("d", before=dict.fromkeys(ADA) | {"id": "a"}, after=None)
+    ((_, state, reason),) = outcomes(rule, about)
+    assert (state, reason) == ("pending", None)
+    with pytest.raises(EnvelopeInvalid, match=r"who was deleted can't be told .* REPLICA IDENTITY FULL"):
+        Rules(settings(rule), "mail" if "mail" in rule else "services").look(delivery(about, rule["name"]))
+
+
+def test_a_deleted_user_without_an_address_is_skipped() -> None:
+    about = event("d", before=ADA | {"email": None}, after=None)
+    assert outcomes(welcome(on="deleted"), about) == [("welcome", "skipped", "no_address")]
+
+
 def test_services_that_can_not_be_told_have_a_lane_of_their_own() -> None:
     (each,) = planned(plans(on="changed:plan"), event("u", before=None))
     assert (each.target, each.lane) == ("(plans)", "service:(plans)")
