@@ -48,7 +48,15 @@ def migrate(dsn: str) -> list[str]:
 
 
 def _files() -> dict[int, Path]:
-    files = {int(path.name[:4]): path for path in sorted(FOLDER.glob("[0-9][0-9][0-9][0-9]_*.sql"))}
+    files: dict[int, Path] = {}
+    for path in sorted(FOLDER.glob("[0-9][0-9][0-9][0-9]_*.sql")):
+        first = files.setdefault(int(path.name[:4]), path)
+        if first != path:
+            # One of the two would never run, and the ledger would call itself up to date.
+            raise FatalError(
+                f"the migrations {first.name} and {path.name} have one number",
+                hint=f"Remove from {FOLDER} what is left over of another version; a new one wants a number of its own",
+            )
     if not files:
         raise FatalError(f"no migrations in {FOLDER}", hint="Install pgherald from its repository: pip install -e .")
     return files
