@@ -25,8 +25,9 @@ from cdc.runtime.sections import Rule
 
 #: A lane's pause doubles from the first to the last; both are short, as one probe costs nothing.
 PAUSE_FIRST_S, PAUSE_MAX_S = 1.0, 60.0
-#: The longest wait that the other side may ask for.
-ASKED_MAX_S = 24 * 3600.0
+#: The longest pause of a lane that the other side may ask for: `try again in 24 hours` is a word about everyone's mail,
+#: often a template's, and it may be well again in a minute. A probe costs one connection.
+PAUSE_ASKED_MAX_S = 15 * 60.0
 
 Error = dict[str, object]
 
@@ -121,7 +122,7 @@ def decide(error: Exception, delivery: Tried, policy: Rule, *, sending: bool, no
     if isinstance(error, SkipDelivery):
         return Skipped(skipped(error.message))
     if isinstance(error, NotYet):
-        return GivenBack(_asked_s(error))
+        return GivenBack(_asked_s(error, PAUSE_ASKED_MAX_S))
     if isinstance(error, LeaseLost) or (isinstance(error, FatalError) and not sending):
         return GivenBack()
     if isinstance(error, DependencyDown):
@@ -134,7 +135,7 @@ def decide(error: Exception, delivery: Tried, policy: Rule, *, sending: bool, no
         return Dead(describe(error, exhausted), _alike(error))
     # An answer for now, such as a greylist's, comes to many and passes; a fault of ours comes to many and stays.
     alike = "" if isinstance(error, ServiceError) else _alike(error)
-    return Retry(_wait_s(error, delivery.attempt, policy, jitter), describe(error), alike)
+    return Retry(_wait_s(error, delivery, policy, now, jitter), describe(error), alike)
 
 
 def expired(state: str, attempt: int, policy: Rule) -> Outcome:
@@ -180,27 +181,31 @@ def _is_answer(error: Exception) -> bool:
 def _exhausted(delivery: Tried, policy: Rule, now: datetime) -> str:
     if delivery.attempt >= policy.attempts:
         return f"given up after {delivery.attempt} attempts: "
-    # Not from the event on: what waited for a relay that was down for days was not tried in vain meanwhile.
-    failing = now - (delivery.failing_since or now)
+    failing = _failing(delivery, now)
     return f"given up after {_hours(failing)}: " if failing >= policy.give_up else ""
+
+
+def _failing(delivery: Tried, now: datetime) -> timedelta:
+    """Not from the event on: what waited for a relay that was down for days was not tried in vain meanwhile."""
+    return now - (delivery.failing_since or now)
 
 
 def _hours(age: timedelta) -> str:
     return f"{age.total_seconds() / 3600:.1f} h"
 
 
-def _wait_s(error: Exception, attempt: int, policy: Rule, jitter: float) -> float:
-    """Wait as the rule says, but never less than the other side asked for."""
-    own = delay_s(attempt, policy.backoff_first.total_seconds(), policy.backoff_max.total_seconds(), jitter)
-    return max(own, _asked_s(error))
+def _wait_s(error: Exception, delivery: Tried, policy: Rule, now: datetime, jitter: float) -> float:
+    """Wait as the rule says, but no less than the other side asked for: up to when the rule would give up."""
+    own = delay_s(delivery.attempt, policy.backoff_first.total_seconds(), policy.backoff_max.total_seconds(), jitter)
+    return max(own, _asked_s(error, (policy.give_up - _failing(delivery, now)).total_seconds()))
 
 
 def _pause_s(error: DependencyDown, failures: int, jitter: float) -> float:
     if isinstance(error, DependencyGone):
         return math.inf
-    return _asked_s(error) or delay_s(failures + 1, PAUSE_FIRST_S, PAUSE_MAX_S, jitter)
+    return _asked_s(error, PAUSE_ASKED_MAX_S) or delay_s(failures + 1, PAUSE_FIRST_S, PAUSE_MAX_S, jitter)
 
 
-def _asked_s(error: Exception) -> float:
+def _asked_s(error: Exception, most_s: float) -> float:
     asked = error.retry_after_s if isinstance(error, RetryableError) else None
-    return min(max(asked or 0.0, 0.0), ASKED_MAX_S)
+    return min(max(asked or 0.0, 0.0), most_s)

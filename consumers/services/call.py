@@ -23,9 +23,6 @@ from consumers.losses import Losses
 from consumers.services import address
 from consumers.services.deadline import Deadlines
 
-#: The longest wait that a service may ask for.
-RETRY_AFTER_MAX_S = 3600.0
-
 #: Down or overloaded for everyone; 401: it does not believe who we are, so it believes none of our calls.
 _FOR_EVERYONE = frozenset((401, 408, 429, 502, 503, 504))
 #: Of these, what may be one call's doing nonetheless.
@@ -160,16 +157,15 @@ def refusal(service: str, status: int, retry_after: str | None, now: datetime) -
 
 
 def retry_after_s(header: str | None, now: datetime) -> float | None:
-    """Read Retry-After (RFC 9110 10.2.3), seconds or a date; an hour at most, and nothing where it is neither."""
+    """Read Retry-After (RFC 9110 10.2.3), seconds or a date; nothing where it is neither. `outcome` bounds it."""
     text = (header or "").strip()
     if text.isascii() and text.isdigit():
-        return min(float(text), RETRY_AFTER_MAX_S)
+        return float(text)
     try:
         when = parsedate_to_datetime(text)
     except (ValueError, OverflowError):
         return None
-    wait_s = ((when if when.tzinfo else when.replace(tzinfo=UTC)) - now).total_seconds()
-    return min(max(wait_s, 0.0), RETRY_AFTER_MAX_S)
+    return max(((when if when.tzinfo else when.replace(tzinfo=UTC)) - now).total_seconds(), 0.0)
 
 
 @cache

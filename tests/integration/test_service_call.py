@@ -149,7 +149,7 @@ def test_without_permission_nothing_is_said(endpoint: Endpoint, connect: Connect
     [
         (Answer(500), Deferred, None),
         (Answer(503, {"Retry-After": "7"}), DependencyDown, 7),
-        (Answer(429, {"Retry-After": "86400"}), DependencyDown, 3600),
+        (Answer(429, {"Retry-After": "86400"}), DependencyDown, 86400),
         (Answer(401), DependencyDown, None),
         (Answer(404), CallRejected, None),
         (Answer(410), DependencyGone, None),

@@ -22,7 +22,7 @@ from cdc.runtime.errors import (
 )
 from cdc.runtime.sections import Rule
 from consumers.outcome import (
-    ASKED_MAX_S,
+    PAUSE_ASKED_MAX_S,
     PAUSE_MAX_S,
     Dead,
     GivenBack,
@@ -126,9 +126,24 @@ def test_the_other_side_may_ask_for_longer_but_not_for_shorter() -> None:
     impatient = became(Deferred("451", retry_after_s=0), jitter=0.99)
     assert isinstance(impatient, Retry)
     assert impatient.after_s > 1
-    endless = became(Deferred("451", retry_after_s=1e9))
-    assert isinstance(endless, Retry)
-    assert endless.after_s == ASKED_MAX_S
+
+
+def test_a_delivery_waits_as_long_as_it_is_asked_to_up_to_when_it_would_be_given_up() -> None:
+    def after_s(asked_s: float, failing: timedelta) -> float:
+        retry = became(Deferred("451", retry_after_s=asked_s), Facts(failing_since=NOW - failing))
+        assert isinstance(retry, Retry)
+        return retry.after_s
+
+    assert after_s(86400, timedelta()) == 86400
+    assert after_s(math.inf, timedelta()) == LEAVE.give_up.total_seconds()
+    assert after_s(86400, LEAVE.give_up - timedelta(hours=1)) == 3600
+
+
+@pytest.mark.parametrize("asked_s", [86400, 1e9, math.inf])
+def test_a_lane_is_probed_every_quarter_of_an_hour_whatever_it_is_asked(asked_s: float) -> None:
+    paused = became(DependencyDown("421", retry_after_s=asked_s))
+    assert isinstance(paused, Pause)
+    assert paused.pause_s == 15 * 60
 
 
 def test_pauses_grow_to_a_minute_or_to_what_was_asked_for() -> None:
@@ -210,8 +225,8 @@ def test_every_wait_is_positive_and_bounded(
     policy = LEAVE.model_copy(update={"attempts": 10**7})
     match became(error, Facts(attempt=attempt, lane_failures=failures), policy, jitter=jitter):
         case Retry(after_s, _):
-            assert 0 < after_s <= max(policy.backoff_max.total_seconds(), ASKED_MAX_S)
+            assert 0 < after_s <= max(policy.backoff_max, policy.give_up).total_seconds()
         case Pause(pause_s, _):
-            assert 0 < pause_s <= max(PAUSE_MAX_S, ASKED_MAX_S)
+            assert 0 < pause_s <= max(PAUSE_MAX_S, PAUSE_ASKED_MAX_S)
         case other:
             pytest.fail(f"{other}")
