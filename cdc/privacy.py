@@ -20,7 +20,7 @@ SECRET_WORDS = frozenset(
 )
 SECRET_PAIRS = (
     *("api key", "private key", "access key", "auth key", "session key", "session id"),
-    *("activation key", "reset key", "signing key", "encryption key"),
+    *("activation key", "reset key", "signing key", "encryption key", "security stamp"),
     *("recovery code", "backup code", "reset code", "verification code", "activation code", "confirmation code"),
 )
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")

@@ -28,6 +28,7 @@ from cdc.values import codec
         "user_pass",
         "user_activation_key",
         "two_factor_recovery_codes",
+        "SecurityStamp",
     ],
 )
 def test_columns_like_these_look_secret(column: str) -> None:
