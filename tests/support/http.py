@@ -3,13 +3,12 @@
 import socket
 import ssl
 import sys
-import threading
 import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from typing import Any
 
-from deploy.local.net import free_port
+from tests.support.misbehaving import Misbehaving
 from tests.support.script import Fault, Script
 
 
@@ -31,51 +30,25 @@ class Answer:
     delay_s: float = 0.0
 
 
-class Endpoint:
+class Endpoint(Misbehaving):
     """A server on a port of 127.0.0.1 that answers every POST with 204, unless its script says otherwise.
 
     The places of a script are paths ("/newsletter"), or `any`; a step is an Answer or a Fault. With `tls` it speaks
     https.
     """
 
-    host = "127.0.0.1"
-
     def __init__(self, *, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
-        self.port = port or free_port()
+        super().__init__(port)
         self.tls = tls
         self.script: Script[Answer | Fault] = Script()
         self.requests: list[Request] = []
-        self.released = threading.Event()
-        self._server: _Server | None = None
 
     @property
     def url(self) -> str:
         return f"{'https' if self.tls else 'http'}://{self.host}:{self.port}"
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def start(self) -> None:
-        """Listen, on the same port as before a stop."""
-        self.released.clear()
-        self._server = _Server(self)
-        threading.Thread(target=self._server.serve_forever, args=(0.01,), name="endpoint", daemon=True).start()
-
-    def stop(self) -> None:
-        """Close the port; requests that hang are dropped."""
-        if self._server:
-            self._server.shutdown()
-            self.released.set()
-            self._server.server_close()
-            self._server = None
-
-    def release(self) -> None:
-        """Let those that hang be answered."""
-        self.released.set()
+    def listen(self) -> ThreadingHTTPServer:
+        return _Server(self)
 
 
 class _Server(ThreadingHTTPServer):

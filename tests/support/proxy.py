@@ -5,20 +5,18 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
-from typing import Self
 
 from deploy.local.net import free_port
+from tests.support.misbehaving import Switched
 
 
-class Proxy:
+class Proxy(Switched):
     """Forwards connections from a port of 127.0.0.1 to another.
 
     cut() is a broken line: connections are reset and new ones refused. blackhole() is a silent one: connections stay
     open, also new ones, and not a byte passes. abandon() is a silent one that the server has noticed: its side is
     reset. resume() ends them; what was held back then passes.
     """
-
-    host = "127.0.0.1"
 
     def __init__(self, target_port: int, *, target_host: str = "127.0.0.1", port: int = 0) -> None:
         self.target = (target_host, target_port)
@@ -29,13 +27,6 @@ class Proxy:
         self._servers: set[socket.socket] = set()  # those of them that lead to the target
         self._listener: socket.socket | None = None
         self._threads: list[threading.Thread] = []
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     def start(self) -> None:
         self._flowing.set()

@@ -9,13 +9,12 @@ import re
 import socket
 import socketserver
 import ssl
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
-from deploy.local.net import free_port
+from tests.support.misbehaving import Misbehaving
 from tests.support.script import Fault, Script
 
 Reply = str | Fault
@@ -33,7 +32,7 @@ class Accepted:
     at: float
 
 
-class Relay:
+class Relay(Misbehaving):
     """A relay on a port of 127.0.0.1. Without a script it accepts everything.
 
     The places of a script: connect, ehlo, starttls, auth, mail, rcpt, data (the answer to DATA), body (while the text
@@ -43,8 +42,6 @@ class Relay:
     `tls` offers STARTTLS, or with `implicit` begins with TLS. `users` (name: password) asks for AUTH before MAIL.
     """
 
-    host = "127.0.0.1"
-
     def __init__(
         self,
         *,
@@ -53,7 +50,7 @@ class Relay:
         implicit: bool = False,
         users: dict[str, str] | None = None,
     ) -> None:
-        self.port = port or free_port()
+        super().__init__(port)
         self.tls, self.implicit, self.users = tls, implicit, users or {}
         self.script: Script[Reply] = Script()
         self.accepted: list[Accepted] = []
@@ -62,36 +59,14 @@ class Relay:
         self.connections = 0
         self.quits = 0  #: connections that ended as they should
         self.delay_s = 0.0  #: before each answer to a final dot
-        self.released = threading.Event()
         self.dialogues: set[_Dialogue] = set()
-        self._server: _Server | None = None
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
+    def listen(self) -> socketserver.ThreadingTCPServer:
+        return _Server(self)
 
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def start(self) -> None:
-        """Listen, on the same port as before a stop."""
-        self.released.clear()
-        self._server = _Server(self)
-        threading.Thread(target=self._server.serve_forever, args=(0.01,), name="relay", daemon=True).start()
-
-    def stop(self) -> None:
-        """Close the port and every connection, as a relay that dies."""
-        if self._server:
-            self._server.shutdown()
-            for dialogue in list(self.dialogues):
-                dialogue.hang_up()
-            self.released.set()
-            self._server.server_close()  # waits for the dialogues' threads
-            self._server = None
-
-    def release(self) -> None:
-        """Let those that hang go on as if nothing had been said."""
-        self.released.set()
+    def hang_up(self) -> None:
+        for dialogue in list(self.dialogues):
+            dialogue.hang_up()
 
     def mails_to(self, address: str) -> list[Accepted]:
         return [mail for mail in self.accepted if address in mail.recipients]
