@@ -23,7 +23,7 @@ from consumers import breaker, queries
 from consumers.delivery import Delivery, Entry, Leased, Mark, Planned
 from consumers.events import Record
 from consumers.fronts import Fronts
-from consumers.outcome import GivenBack, Outcome, Pause, Skipped
+from consumers.outcome import GivenBack, Outcome, Pause, is_answered
 
 __all__ = ["Delivery", "Ledger"]
 
@@ -191,8 +191,8 @@ class Ledger:
         elif isinstance(outcome, Pause):
             run("fail_lane", lane | {"pause_s": outcome.pause_s, "reason": outcome.error["reason"]})
         elif delivery.lane_failures:
-            # What was given back or skipped had no answer: nothing is known about the dependency yet.
-            run("release_probe" if isinstance(outcome, GivenBack | Skipped) else "clear_lane", lane)
+            # Without an answer nothing is known about the dependency yet: the lane stays as it is for the next probe.
+            run("clear_lane" if is_answered(outcome) else "release_probe", lane)
 
     @contextmanager
     def changing(self, queues: Sequence[Queue], *, drops_payloads: bool = False) -> Iterator[Run]:

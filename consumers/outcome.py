@@ -148,6 +148,13 @@ def expired(state: str, attempt: int, policy: Rule) -> Outcome:
     return Retry(0.0, error)
 
 
+def is_answered(outcome: Outcome) -> bool:
+    """Tell whether the other side answered: yes, or no to this one delivery. Its codes are numbers, ours are words."""
+    if isinstance(outcome, Retry | Dead):
+        return str(outcome.error["code"])[:1].isdigit()
+    return isinstance(outcome, Sent)
+
+
 def skipped(reason: str) -> Error:
     """Write why nothing was done as the ledger keeps it, whether that was seen when it was planned or later."""
     return {"class": "Skipped", "code": None, "reason": reason}

@@ -6,11 +6,12 @@ from contextlib import closing
 
 import pytest
 
+from cdc.runtime.errors import ConnectionLost, Deferred, MailRejected, TemplateInvalid
 from consumers.breaker import ALIKE_MAX
 from consumers.delivery import Delivery, Leased, Mark, Planned
 from consumers.ledger import Ledger
 from consumers.migrations import migrate
-from consumers.outcome import Dead, GivenBack, Outcome, Pause, Retry, Sent, Skipped, Unknown, skipped
+from consumers.outcome import Dead, GivenBack, Outcome, Pause, Retry, Sent, Skipped, Unknown, describe, skipped
 from deploy.local.net import until
 from tests.support.database import Database
 from tests.support.ledgers import LANE, RULES, assert_one_head_per_queue, entry, states
@@ -309,13 +310,49 @@ def test_after_a_pause_one_delivery_of_all_processes_probes(open_ledger: OpenLed
     assert len(claim(mine)) == 7
 
 
-@pytest.mark.parametrize("untried", [GivenBack(), Skipped(skipped("gone"))])
-def test_a_probe_that_comes_back_untried_lets_another_probe(ledger: Ledger, untried: Outcome) -> None:
-    ledger.store([entry(1), entry(2)])
-    finish(ledger, claim(ledger)[0], Pause(0, ERROR))
-    finish(ledger, claim(ledger)[0], untried)
+NO_ANSWERS = [
+    GivenBack(),
+    Skipped(skipped("gone")),
+    Dead(describe(TemplateInvalid("no name"))),
+    Dead(describe(MailRejected("no mail address", code="address_invalid"))),
+    Retry(0, describe(KeyError("a bug"))),
+    Retry(0, describe(Deferred("hung up in this mail"))),
+    Unknown(describe(ConnectionLost("no answer to the final dot"))),
+]
+
+
+@pytest.mark.parametrize("unanswered", NO_ANSWERS)
+def test_a_probe_without_an_answer_lets_one_other_probe(
+    ledger: Ledger, database: Database, unanswered: Outcome
+) -> None:
+    ledger.store([entry(lsn, f"k{lsn}") for lsn in range(4)])
+    finish(ledger, claim(ledger, 1)[0], Pause(0, ERROR))
+    finish(ledger, claim(ledger)[0], unanswered)
+    assert database.execute("SELECT failures FROM pgherald.lane") == [(1,)]
     (probe,) = claim(ledger)
     assert probe.lane_failures == 1
+
+
+@pytest.mark.parametrize("refused", [Dead(describe(MailRejected("no", code="550 5.1.1"))), Retry(9, {"code": "451"})])
+def test_a_probe_that_is_refused_for_itself_opens_the_lane(ledger: Ledger, refused: Outcome) -> None:
+    ledger.store([entry(lsn, f"k{lsn}") for lsn in range(4)])
+    finish(ledger, claim(ledger, 1)[0], Pause(0, ERROR))
+    finish(ledger, claim(ledger)[0], refused)
+    assert len(claim(ledger)) == 3
+
+
+def test_a_probe_that_is_killed_leaves_its_lane_paused(open_ledger: OpenLedger, database: Database) -> None:
+    killed, other = open_ledger("killed"), open_ledger("other")
+    killed.store([entry(lsn, f"k{lsn}") for lsn in range(4)])
+    finish(killed, claim(killed, 1)[0], Pause(0, ERROR))
+    (probe,) = claim(killed, lease_s=0.2)
+    assert claim(other) == []
+    (leased,) = until(lambda: other.expired(RULES), 5, "the lease to run out")
+    other.mark([Mark(leased, Retry(0, ERROR), leased.leased_by, expired=True)])
+    assert database.execute("SELECT failures FROM pgherald.lane") == [(1,)]
+    (again,) = claim(other)
+    assert again.lane_failures == 1
+    assert again.id != probe.id
 
 
 def stopped(database: Database) -> list[tuple[object, ...]]:
