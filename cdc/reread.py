@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
-from cdc import start
+from cdc import positions, start
 from cdc.contract.envelope import RECOVERY
 from cdc.rows import TablePlan
 from cdc.runtime.errors import ConfigInvalid
@@ -35,6 +35,11 @@ class Rows:
             "SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn, current_database() FROM pg_current_snapshot()"
         )
         self.lsn = int(lsn)  # type: ignore[call-overload]
+
+    def epoch(self) -> int:
+        """Give the epoch in which the reader is; 0 before its first. Raises BrokerUnavailable."""
+        record = positions.last_record(self._settings)
+        return record.epoch if record else 0
 
     def read(self, table: TableName, condition: str, on_row: OnRow) -> None:
         """Read the rows for which an SQL condition holds, in no order, one by one in flat memory.

@@ -18,7 +18,7 @@ from cdc.runtime.errors import EnvelopeInvalid
 #: A key change is a delete of the old key and an insert of the new one: the insert counts, as `changed`.
 Kind = Literal["created", "changed", "deleted", "snapshot"]
 
-#: Stands in the place of the epoch in the ids of events that `recover` plans.
+#: Stands in the place of the LSN in the ids of events that `recover` plans.
 RECOVERED = "recovery"
 _EVENT_ID_MAX = 1000
 #: The end of the year 9999: a record's timestamp is whatever its producer wrote.
@@ -95,7 +95,7 @@ def kind_of(envelope: Envelope, event_id: str) -> Kind | None:
         case "d":
             return None if event_id.endswith(":d") else "deleted"
         case "r":
-            return "created" if event_id.split(":")[1:2] == [RECOVERED] else "snapshot"
+            return "created" if event_id.split(":")[2:3] == [RECOVERED] else "snapshot"
         case _:
             return None
 

@@ -8,6 +8,10 @@
 -- Time is the database's everywhere. Conditions that an index answers use now(), the start of the transaction (these
 -- statements are one each); all else clock_timestamp().
 
+-- name: epoch
+-- Of an event: LSNs are in order within one only. As the index `delivery_waiting` has it, to the letter.
+substring(event_id, '^[^:]*:([0-9]{1,9}):')::integer
+
 -- name: lock_queues
 -- 256 buckets: enough that strangers seldom wait for each other, few enough that many processes' polls do not exhaust
 -- the server's lock table (64 slots a connection). Sorted: two transactions never wait for each other crosswise.
@@ -45,7 +49,7 @@ WITH planned AS (
 ), fresh AS (
     SELECT planned.*, row_number() OVER (
         PARTITION BY lane, hashtextextended(key, 0), state = 'pending'
-        ORDER BY position_lsn, position_index, rule, target
+        ORDER BY {epoch}, position_lsn, position_index, rule, target
     ) AS place
     FROM planned
     WHERE NOT EXISTS (
@@ -65,7 +69,7 @@ SELECT %(consumer)s, event_id, rule, target, lane, key, position_lsn, position_i
     )),
     state, CASE WHEN state <> 'pending' THEN clock_timestamp() END, error::jsonb
 FROM fresh
-ORDER BY position_lsn, position_index, rule, target
+ORDER BY {epoch}, position_lsn, position_index, rule, target
 ON CONFLICT (consumer, event_id, rule, target) DO NOTHING
 RETURNING event_id, rule, state
 
@@ -122,7 +126,7 @@ WITH open_lane AS MATERIALIZED (
 SELECT claimed.id, consumer, claimed.event_id, rule, target, claimed.lane, key, attempt, replays, created_at,
     coalesce(committed_at, created_at), failures, failing_since, envelope::text, raw, due_at
 FROM claimed LEFT JOIN pgherald.event USING (event_id)
-ORDER BY position_lsn, position_index, claimed.id
+ORDER BY {epoch}, position_lsn, position_index, claimed.id
 
 -- name: renew
 -- In the order in which marks lock them.
@@ -180,7 +184,7 @@ FROM (
         WHERE waiting.consumer = %(consumer)s AND waiting.lane = queue.lane
             AND hashtextextended(waiting.key, 0) = hashtextextended(queue.key, 0)
             AND NOT waiting.head AND waiting.finished_at IS NULL
-        ORDER BY waiting.position_lsn, waiting.position_index, waiting.id
+        ORDER BY {epoch}, waiting.position_lsn, waiting.position_index, waiting.id
         LIMIT 1
     ) AS next
     WHERE NOT EXISTS (

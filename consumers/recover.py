@@ -6,7 +6,6 @@ The table says who is there, the ledger who got what; no record in Kafka is need
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
@@ -16,7 +15,7 @@ from importlib.metadata import entry_points
 from typing import Protocol, cast
 
 from cdc.contract import envelope as wire
-from cdc.contract.position import Position, format_lsn
+from cdc.contract.position import Position, format_lsn, key_digest
 from cdc.contract.topics import group_id, table_topic
 from cdc.runtime import kafka, postgres
 from cdc.runtime.errors import ConfigInvalid
@@ -48,6 +47,7 @@ class Rows(Protocol):
 
     lsn: int
 
+    def epoch(self) -> int: ...
     def read(self, table: TableName, condition: str, on_row: Callable[[bytes | None, bytes], None]) -> None: ...
     def columns(self, table: TableName) -> dict[str, str]: ...
 
@@ -64,10 +64,10 @@ class Missing:
 
 
 class Recovery:
-    """Compares one table with the ledger. `lsn` is where its deliveries stand: behind all that was committed."""
+    """Compares one table with the ledger. What it plans stands at the rows' LSN: behind all that was committed."""
 
-    def __init__(self, settings: Settings, table: TableName, rows: Rows) -> None:
-        self._settings, self._table, self._rows = settings, table, rows
+    def __init__(self, settings: Settings, table: TableName, rows: Rows, epoch: int) -> None:
+        self._settings, self._table, self._rows, self._epoch = settings, table, rows, epoch
         consumers = sorted({rule.consumer for rule in self._rules_of(table)})
         self.rules = {consumer: Rules(settings, consumer) for consumer in consumers}
         self._ledgers = {consumer: Ledger(settings.ledger_dsn, consumer) for consumer in consumers}
@@ -153,7 +153,7 @@ class Recovery:
 
     def _event(self, key: str, value: bytes) -> Event:
         envelope = wire.decode(value)
-        id_ = f"{self._settings.source.name}:{RECOVERED}:{self._table}:{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+        id_ = f"{self._settings.source.name}:{self._epoch}:{RECOVERED}:{self._table}:{key_digest(key.encode())}"
         position = Position(self._rows.lsn, 0)
         return Event(id_, key, "created", position, committed_at(envelope), envelope, value)
 

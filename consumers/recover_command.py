@@ -42,8 +42,9 @@ def recover(settings: Settings, as_json: bool, **given: Any) -> None:
     """
     run = _Run(settings, as_json, **given)
     with closing(run.operator), open_rows(settings) as rows:
+        epoch = rows.epoch()
         for table in run.tables():
-            run.compare(table, rows)
+            run.compare(table, rows, epoch)
     run.end()
 
 
@@ -80,9 +81,9 @@ class _Run:
             raise click.UsageError(f'no rule has on = "created" for {table}')
         return [table]
 
-    def compare(self, table: TableName, rows: Rows) -> None:
+    def compare(self, table: TableName, rows: Rows, epoch: int) -> None:
         """Compare one table with the ledger, and plan what is missing if that is asked for."""
-        with closing(Recovery(self._settings, table, rows)) as recovery:
+        with closing(Recovery(self._settings, table, rows, epoch)) as recovery:
             created = self._created or recovery.created()
             self._check(table, created)
             if behind := recovery.behind():

@@ -72,6 +72,32 @@ def test_order_is_by_position_and_not_by_insertion(ledger: Ledger, database: Dat
     assert order == [({"id": 3}, "1"), ({"id": 4}, "1"), ({"id": 4}, "2"), ({"id": 5}, "1")]
 
 
+@pytest.mark.parametrize("batch", [1, 5])
+def test_an_epoch_comes_before_the_lsn(ledger: Ledger, batch: int) -> None:
+    """A restored database begins again at lower LSNs, and `slot recover` with the next epoch."""
+    order = [(1, 100), (1, 200), (2, 50), (2, 150), (10, 7)]
+    entries = [entry(lsn, event_id=f"t:{epoch}:{lsn:016x}:1") for epoch, lsn in order]
+    for begin in range(0, len(entries), batch):
+        ledger.store(entries[begin : begin + batch])
+    ran = []
+    while claimed := claim(ledger):
+        ran.append(claimed[0].event_id)
+        finish(ledger, claimed[0], Sent({}))
+    assert ran == [each.event_id for each in entries]
+
+
+def test_an_event_id_of_no_epoch_stands_last(ledger: Ledger) -> None:
+    ledger.store(
+        [entry(lsn, event_id=id_) for lsn, id_ in enumerate(["t:1:1:1", "no id", "t:x:1:1", f"t:{2**70}:1:1"])]
+    )
+    ledger.store([entry(9, event_id="t:3:9:1")])
+    ran = []
+    while claimed := claim(ledger):
+        ran.append(claimed[0].event_id)
+        finish(ledger, claimed[0], Sent({}))
+    assert ran[:2] == ["t:1:1:1", "t:3:9:1"]
+
+
 def test_finishing_promotes_the_next_whatever_the_outcome(ledger: Ledger, database: Database) -> None:
     ledger.store([entry(lsn) for lsn in range(1, 5)])
     for outcome in (Sent({}), Dead(ERROR), Unknown(ERROR), Sent({})):

@@ -69,7 +69,7 @@ def register(database: Database, *ids: str, ago: str = "1 minute") -> None:
 def missing(settings: Settings, where: str = "true", *, apply: bool = False, created: str = "") -> set[tuple[str, str]]:
     """Tell (rule, key) of what is missing."""
     found: list[Missing] = []
-    with open_rows(settings) as rows, closing(Recovery(settings, TABLE, rows)) as recovery:
+    with open_rows(settings) as rows, closing(Recovery(settings, TABLE, rows, 1)) as recovery:
         recovery.missing(chosen(created or recovery.created(), SINCE, where), found.append, apply=apply)
     return {(one.rule, json.loads(one.key)["id"]) for one in found}
 

@@ -171,4 +171,4 @@ def test_changed_holds_the_previous_values_of_what_changed(before: Any, after: A
 def test_a_row_that_was_read_again_after_a_lost_slot_is_history_unless_recover_planned_it() -> None:
     again = Envelope("r", Source("shop", 1, "public", "users", snapshot="recovery"), after={"id": 1})
     assert kind_of(again, "shop:2:snapshot:0000000000000010:public.users:0123456789abcdef") == "snapshot"
-    assert kind_of(again, "shop:recovery:public.users:0123456789abcdef") == "created"
+    assert kind_of(again, "shop:2:recovery:public.users:0123456789abcdef") == "created"
