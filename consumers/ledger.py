@@ -8,22 +8,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
-import msgspec
-
-from cdc.contract.envelope import Envelope, Source, decode
-from cdc.contract.position import format_lsn
 from cdc.runtime import postgres
-from cdc.runtime.errors import EnvelopeInvalid, ServiceError
+from cdc.runtime.errors import ServiceError
 from cdc.runtime.log import get_logger
-from consumers import breaker, queries
-from consumers.delivery import Delivery, Entry, Leased, Mark, Planned
+from consumers import breaker, columns, queries
+from consumers.columns import Queue
+from consumers.delivery import Delivery, Entry, Leased, Mark
 from consumers.events import Record
 from consumers.fronts import Fronts
-from consumers.outcome import GivenBack, Outcome, Pause, is_answered
+from consumers.outcome import Outcome, Pause, is_answered
 
 __all__ = ["Delivery", "Ledger"]
 
@@ -39,21 +35,12 @@ _ALONE_AT_MOST = "SET LOCAL idle_in_transaction_session_timeout = '5s'"
 _SQL = queries.load("ledger.sql") | queries.load("payloads.sql") | queries.load("operate.sql")
 #: SQLSTATE classes of a value that a type can't hold, and of limits: text that is JSON but no jsonb.
 _UNFIT = ("22", "54")
-#: Stands where an envelope can't be read; `unreadable` says why.
-_NO_ENVELOPE = Envelope("c", Source("", 0, "", ""))
 
 #: How many events one transaction of the retention looks at: storing waits for it.
 _RETIRED = 500
 
-_headers = msgspec.json.Decoder(list[tuple[str, bytes | None]])
-
-#: A lane and a key.
-Queue = tuple[str, str | None]
 #: Where the retention stands: an event's commit time and id.
 Page = tuple[datetime, str]
-
-#: What `claim` gives first; then come the envelope and the raw bytes.
-_FACTS = [field.name for field in fields(Delivery) if field.name not in ("envelope", "unreadable")]
 
 _log = get_logger("ledger")
 
@@ -100,11 +87,11 @@ class Ledger:
         with self._transaction() as run:
             run("share_payloads", {"lock": LOCK})
             self._lock(run, [(planned.lane, entry.key) for entry, planned in rows if planned.state == "pending"])
-            stored = run("store_deliveries", _delivery_columns(rows))
+            stored = run("store_deliveries", columns.of_planned(rows))
             # Of what is stored anew only: a topic that is read again brings back nothing that has left, or was erased.
             wanted = {event_id for event_id, _, _ in stored}
             if events := [(entry, as_json) for entry, as_json in entries if entry.event_id in wanted]:
-                run("store_events", _event_columns(events))
+                run("store_events", columns.of_events(events))
             return [(rule, state) for _, rule, state in stored]
 
     def _takes_json(self, value: bytes) -> bool:
@@ -120,7 +107,7 @@ class Ledger:
     def record(self, event_id: str) -> Record | None:
         """Give a record that did not decode, as Kafka gave it; None when it has left."""
         rows = self._run("record", {"event_id": event_id})
-        return _record(rows[0]) if rows else None
+        return columns.record(rows[0]) if rows else None
 
     def unfinished(self) -> int:
         """Count the unfinished deliveries of this consumer."""
@@ -136,7 +123,7 @@ class Ledger:
             {"lanes": list(room), "rooms": list(room.values()), "rules": list(rules), "room": most}
             | {"lease_s": lease_s, "worker": self.worker, "sinces": self._fronts.sinces(room)},
         )
-        claimed = [_delivery(row[:-1]) for row in rows]
+        claimed = [columns.delivery(row[:-1]) for row in rows]
         self._fronts.claimed((delivery.lane, row[-1]) for delivery, row in zip(claimed, rows, strict=True))
         return claimed
 
@@ -157,11 +144,12 @@ class Ledger:
         """
         with self._transaction() as run:
             finishing = [mark for mark in marks if mark.finishes]
-            self._lock(run, _queues(finishing))
+            self._lock(run, columns.queues_of(finishing))
             # Rows in the order of their ids, lanes in that of their names: no two processes lock them crosswise.
-            kept = {row[0] for row in run("mark", _mark_columns(sorted(marks, key=lambda mark: mark.delivery.id)))}
-            if promoted := _queues([mark for mark in finishing if mark.delivery.id in kept]):
-                run("promote", _queue_columns(promoted))
+            marks = sorted(marks, key=lambda mark: mark.delivery.id)
+            kept = {row[0] for row in run("mark", columns.of_marks(marks) | {"dot_s": DOT_S})}
+            if promoted := columns.queues_of([mark for mark in finishing if mark.delivery.id in kept]):
+                run("promote", columns.of_queues(promoted))
             self._mark_lanes(run, [mark for mark in marks if mark.delivery.id in kept])
             return kept
 
@@ -202,7 +190,7 @@ class Ledger:
                 run("own_payloads", {"lock": LOCK})
             self._lock(run, queues)
             yield run
-            run("promote", _queue_columns(queues))
+            run("promote", columns.of_queues(queues))
 
     def ask(self, name: str, values: Mapping[str, object]) -> list[Any]:
         """Run one of the operator's statements as a transaction of its own."""
@@ -242,7 +230,7 @@ class Ledger:
 
     def _lock(self, run: Run, queues: Sequence[Queue]) -> None:
         if queues:
-            run("lock_queues", {"lock": LOCK} | _queue_columns(queues))
+            run("lock_queues", {"lock": LOCK} | columns.of_queues(queues))
 
     def _run(self, name: str, values: Mapping[str, object] | None = None) -> list[Any]:
         """Run one statement as a transaction of its own."""
@@ -273,96 +261,3 @@ def _execute(cursor: Any, name: str, values: Mapping[str, object]) -> list[Any]:
 
 def _is_unfit(error: ServiceError) -> bool:
     return str(error.fields.get("sqlstate", "")).startswith(_UNFIT)
-
-
-def _queue_columns(queues: Sequence[Queue]) -> dict[str, object]:
-    return {"lanes": [lane for lane, _ in queues], "keys": [key for _, key in queues]}
-
-
-def _queues(marks: Sequence[Mark]) -> list[Queue]:
-    return list({(mark.delivery.lane, mark.delivery.key): None for mark in marks})
-
-
-def _event_columns(entries: Sequence[tuple[Entry, bool]]) -> dict[str, object]:
-    return {
-        "event_ids": [entry.event_id for entry, _ in entries],
-        "topics": [entry.topic for entry, _ in entries],
-        "partitions": [entry.partition for entry, _ in entries],
-        "offsets": [entry.record_offset for entry, _ in entries],
-        "committed": [entry.committed_at for entry, _ in entries],
-        "envelopes": [entry.value.decode() if as_json else None for entry, as_json in entries],
-        "raws": [None if as_json else entry.value for entry, as_json in entries],
-        "raw_keys": [entry.raw_key for entry, _ in entries],
-        "raw_headers": [_header_json(entry) for entry, _ in entries],
-    }
-
-
-def _header_json(entry: Entry) -> str | None:
-    """Write headers as JSON: a name may be any text but a NUL, which no jsonb holds; values are bytes, so base64."""
-    if entry.raw_headers is None:
-        return None
-    return msgspec.json.encode([(_fit(name), value) for name, value in entry.raw_headers]).decode()
-
-
-def _record(row: Sequence[Any]) -> Record:
-    topic, partition, offset, committed_at, key, raw, headers = row
-    known = _headers.decode(headers) if headers else []
-    stamp_ms = int(committed_at.timestamp() * 1000)
-    return Record(topic, partition, offset, stamp_ms, None if key is None else bytes(key), bytes(raw), known)
-
-
-def _delivery_columns(rows: Sequence[tuple[Entry, Planned]]) -> dict[str, object]:
-    return {
-        "event_ids": [entry.event_id for entry, _ in rows],
-        "rules": [planned.rule for _, planned in rows],
-        "targets": [planned.target for _, planned in rows],
-        "lanes": [planned.lane for _, planned in rows],
-        "keys": [entry.key for entry, _ in rows],
-        "lsns": [format_lsn(entry.position.lsn) for entry, _ in rows],
-        "indexes": [entry.position.index for entry, _ in rows],
-        "states": [planned.state for _, planned in rows],
-        "errors": [_json(planned.error) for _, planned in rows],
-    }
-
-
-def _mark_columns(marks: Sequence[Mark]) -> dict[str, object]:
-    outcomes = [mark.outcome for mark in marks]
-    return {
-        "ids": [mark.delivery.id for mark in marks],
-        "workers": [mark.worker for mark in marks],
-        "states": [mark.state for mark in marks],
-        "afters": [float(getattr(outcome, "after_s", 0.0)) for outcome in outcomes],
-        "given_back": [isinstance(outcome, Pause | GivenBack) for outcome in outcomes],
-        "results": [_json(getattr(outcome, "result", None)) for outcome in outcomes],
-        "errors": [_json(getattr(outcome, "error", None)) for outcome in outcomes],
-        "expired": [mark.expired for mark in marks],
-        "dot_s": DOT_S,
-    }
-
-
-def _json(facts: Mapping[str, object] | None) -> str | None:
-    """Write facts as JSON that jsonb takes: another server's reply may hold NUL or half a character."""
-    if facts is None:
-        return None
-    fit = {name: _fit(fact) if isinstance(fact, str) else fact for name, fact in facts.items()}
-    return msgspec.json.encode(fit, enc_hook=str).decode()
-
-
-def _fit(text: str) -> str:
-    return text.encode(errors="replace").decode().replace("\0", "\ufffd")
-
-
-def _delivery(row: Sequence[Any]) -> Delivery:
-    """Read a claimed row; an envelope that can't be read is the delivery's fault, not its neighbours'."""
-    *facts, envelope, raw = row
-    known = dict(zip(_FACTS, facts, strict=True))
-    try:
-        return Delivery(**known, envelope=_envelope(envelope, raw))
-    except EnvelopeInvalid as exc:
-        return Delivery(**known, envelope=_NO_ENVELOPE, unreadable=exc)
-
-
-def _envelope(envelope: str | None, raw: memoryview | None) -> Envelope:
-    if envelope is None and raw is None:
-        raise EnvelopeInvalid("the event is no longer in the ledger", hint="Payloads leave after ledger.retention_days")
-    return decode(envelope.encode() if envelope is not None else bytes(raw or b""))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cdc.runtime.errors import AccessDenied, RetryableError
-from consumers import ledger, migrations, queries
+from consumers import columns, ledger, migrations, queries
 from consumers.delivery import Mark
 from consumers.ledger import Ledger
 from consumers.migrations import migrate
@@ -107,7 +107,7 @@ def test_old_code_works_on_the_new_schema(
     old_sql["store_deliveries"] = re.sub("RETURNING .*", "RETURNING event_id, rule, state", old_sql["store_deliveries"])
     old_sql["claim"] = old_sql["claim"].replace("envelope::text, raw\n", "envelope::text, raw, due_at\n")
     monkeypatch.setattr(ledger, "_SQL", ledger._SQL | old_sql)
-    monkeypatch.setattr(ledger, "_FACTS", [name for name in ledger._FACTS if name not in NEW_FACTS])
+    monkeypatch.setattr(columns, "FACTS", [name for name in columns.FACTS if name not in NEW_FACTS])
     with closing(Ledger(database.dsn, "mail", "old")) as old:
         old.store([entry(lsn, f"k{lsn % 2}") for lsn in range(6)])
         outcomes: list[Outcome] = [Retry(0, ERROR), Pause(0, ERROR), GivenBack(), Unknown(ERROR)]
