@@ -13,7 +13,8 @@ import pytest
 from cdc.runtime.errors import ConfigInvalid, ConnectionLost, Deferred, DependencyDown, MailRejected, ServiceError
 from cdc.runtime.sections_mail import Smtp
 from consumers.mail.message import Mail
-from consumers.mail.transport import USUAL, Timeouts, Transport, probe
+from consumers.mail.session import Timeouts
+from consumers.mail.transport import USUAL, Transport, probe
 from consumers.outcome import LeaseLost
 from deploy.local.net import until
 from tests.support.script import Fault
@@ -249,7 +250,7 @@ def test_a_connection_that_the_relay_closed_meanwhile_costs_no_mail(relay: Relay
 def test_a_connection_that_rested_is_asked_first_and_replaced_if_it_does_not_answer(
     relay: Relay, connect: Connect, monkeypatch: pytest.MonkeyPatch, step: str | Fault
 ) -> None:
-    monkeypatch.setattr("consumers.mail.transport._ASK_AFTER_S", 0.0)
+    monkeypatch.setattr("consumers.mail.connection.ASK_AFTER_S", 0.0)
     transport = connect(relay)
     transport.send(mail(), Permission())
     transport.send(mail(), Permission())
@@ -261,7 +262,7 @@ def test_a_connection_that_rested_is_asked_first_and_replaced_if_it_does_not_ans
 def test_a_connection_that_rested_too_long_is_replaced_unasked(
     relay: Relay, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("consumers.mail.transport._REST_MAX_S", 0.0)
+    monkeypatch.setattr("consumers.mail.connection.REST_MAX_S", 0.0)
     relay.script.next("rset", Fault.HANG)
     transport = connect(relay)
     transport.send(mail(), Permission())
@@ -272,7 +273,7 @@ def test_a_connection_that_rested_too_long_is_replaced_unasked(
 def test_connections_that_nobody_needs_are_ended_with_a_quit(
     relay: Relay, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("consumers.mail.transport._REST_MAX_S", 0.1)
+    monkeypatch.setattr("consumers.mail.connection.REST_MAX_S", 0.1)
     transport = connect(relay)
     transport.send(mail(), Permission())
     assert relay.dialogues

@@ -17,7 +17,8 @@ from cdc.runtime.errors import ServiceError
 from cdc.runtime.sections import Rule
 from cdc.runtime.sections_mail import Smtp
 from consumers.mail.message import Mail
-from consumers.mail.transport import Timeouts, Transport
+from consumers.mail.session import Timeouts
+from consumers.mail.transport import Transport
 from consumers.outcome import Dead, Outcome, Pause, Retry, Sent, Unknown, decide
 from deploy.local.net import free_port
 from tests.support.tls import Certificates

@@ -1,0 +1,177 @@
+"""One connection to a relay: one mail at a time, and the one step that matters.
+
+A mail's point of no return is its final dot (RFC 5321 4.1.1.4): before it nothing was sent, whatever is lost; after it
+only the relay knows, until it answers.
+"""
+
+from __future__ import annotations
+
+import re
+import smtplib
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from cdc.runtime.errors import ConnectionLost, Deferred, DependencyDown, MailRejected
+from cdc.runtime.sections_mail import Smtp
+from consumers.mail import session
+from consumers.mail.message import Mail
+from consumers.mail.reply import DOT, Reply, refusal
+from consumers.mail.session import Timeouts
+
+#: A connection that rested this long is asked (RSET) before it is used again; after this much longer it is not used.
+ASK_AFTER_S, REST_MAX_S = 5.0, 60.0
+_RESET_MAX_S = 5.0
+#: Relays close a connection after some mails, often a hundred, with 421: we are first.
+_MAILS_MAX = 100
+
+
+class Connection:
+    """A connection that is encrypted and authenticated as settings say. For one thread, but for `cut`.
+
+    Raises DependencyDown when it can't be had.
+    """
+
+    def __init__(self, smtp: Smtp, tls: ssl.SSLContext | None, timeouts: Timeouts) -> None:
+        self.in_order = True
+        self._timeouts = timeouts
+        self._mails = 0
+        self._refused = False  # the last mail was: its transaction is still open
+        self._session = session.begin(smtp, tls, timeouts.connect_s)
+        self._used_at = time.monotonic()
+
+    def transact(self, mail: Mail, sending: Callable[[], None]) -> Reply:
+        """Transmit one mail to one recipient. See Transport.send."""
+        self.in_order = False
+        try:
+            reply = self._transact(mail, sending)
+        except (Deferred, MailRejected):
+            self._refused = True
+            self._rest()
+            raise
+        self._refused = False
+        self._rest()
+        return reply
+
+    def ask(self) -> None:
+        """Ask whether it works, and change nothing. Raises DependencyDown."""
+        session.expect(self._session, "NOOP", lambda opened: opened.noop())
+
+    def is_fit(self) -> bool:
+        """Tell whether the relay has neither hung up nor spoken meanwhile, and after a while whether it answers."""
+        if self.is_old() or self._has_input():
+            return False
+        # A refused mail leaves its transaction open: another MAIL would be out of order (RFC 5321 4.1.4).
+        return self._reset() if self._refused or self._rested_s() > ASK_AFTER_S else True
+
+    def is_old(self) -> bool:
+        """Tell whether it rested for so long that it is not worth a question."""
+        return self._rested_s() > REST_MAX_S
+
+    def drop(self) -> None:
+        """Close the socket and say nothing: in the middle of a mail a QUIT would be a line of it."""
+        self._session.close()
+
+    def cut(self) -> None:
+        """Shut the socket down, which wakes the thread that waits for the relay."""
+        sock = self._session.sock  # read once: that thread may be closing it
+        with suppress(OSError):
+            if sock:
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def quit(self) -> None:
+        """Take leave, but do not wait long for the answer."""
+        with suppress(OSError):
+            self._wait_at_most(1.0)
+            self._session.quit()
+        self._session.close()
+
+    def _transact(self, mail: Mail, sending: Callable[[], None]) -> Reply:
+        self._wait_at_most(self._timeouts.command_s)
+        options = _mail_options(self._session, mail)
+        session.expect(self._session, "MAIL", lambda opened: opened.mail(mail.envelope_from, options))
+        session.expect(self._session, "RCPT", lambda opened: opened.rcpt(mail.recipient))
+        session.expect(self._session, "DATA", lambda opened: opened.docmd("DATA"), range(354, 355))
+        with session.step("DATA"):
+            # RFC 5321 4.5.2: a line that begins with a dot gets another one.
+            self._session.send(re.sub(rb"^\.", b"..", mail.content, flags=re.MULTILINE))
+        self._expect_silence()
+        # A crash before `sending` returns, or its refusal: the relay has no complete mail and delivers none.
+        sending()
+        self._expect_silence()  # the ledger took its time: a relay that went away meanwhile leaves no doubt
+        sending()  # so did we, if this process was paused: the lease may be another's by now
+        # A crash from here until the caller has recorded the answer: the relay may have the mail, and the ledger says
+        # `sending`, which becomes `unknown`. A crash after that: it is recorded as sent.
+        return self._dot()
+
+    def _dot(self) -> Reply:
+        try:
+            self._wait_at_most(self._timeouts.dot_s)
+            self._session.send(b".\r\n")
+            reply = session.reply(self._session.getreply())
+        except OSError as exc:
+            raise ConnectionLost(f"no answer to the final dot: {session.why(exc)}", step=DOT) from exc
+        if 200 <= reply.code <= 299:
+            return reply
+        if 400 <= reply.code <= 599:
+            raise refusal(reply, DOT)
+        raise ConnectionLost("the answer to the final dot is none", step=DOT)
+
+    def _expect_silence(self) -> None:
+        if self._has_input():
+            raise DependencyDown("the relay spoke or hung up in the middle of a mail: it was not sent", step="DATA")
+
+    def _rest(self) -> None:
+        self._mails += 1
+        self._used_at = time.monotonic()
+        self.in_order = self._mails < _MAILS_MAX
+
+    def _rested_s(self) -> float:
+        return time.monotonic() - self._used_at
+
+    def _reset(self) -> bool:
+        try:
+            self._wait_at_most(_RESET_MAX_S)
+            return self._session.rset()[0] == 250
+        except OSError:
+            return False
+
+    def _has_input(self) -> bool:
+        """Tell whether there is something to read when the relay has nothing to say: an end, or an answer too many.
+
+        That would be taken for the answer to the final dot.
+        """
+        if self._session.sock is None or self._session.file is None:
+            return True
+        self._wait_at_most(0.0)
+        try:
+            # With TLS "nothing" raises and "the end" is empty. Without it both are empty: peeking at the socket tells.
+            if not self._session.file.peek(1) and not isinstance(self._session.sock, ssl.SSLSocket):
+                self._session.sock.recv(1, socket.MSG_PEEK)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return False
+        except OSError:
+            return True
+        return True
+
+    def _wait_at_most(self, timeout_s: float) -> None:
+        if self._session.sock:
+            self._session.sock.settimeout(timeout_s)
+
+
+def _mail_options(opened: smtplib.SMTP, mail: Mail) -> list[str]:
+    """Say at MAIL what the mail needs. Raises MailRejected when the relay can't do it."""
+    options = []
+    if opened.has_extn("size"):
+        options.append(f"size={len(mail.content)}")
+        limit = opened.esmtp_features["size"]
+        if limit.isdigit() and 0 < int(limit) < len(mail.content):  # RFC 1870 4: 0 is no limit
+            raise MailRejected(f"the mail is larger than the relay takes: {limit} bytes", code="too_large")
+    if mail.needs_smtputf8:
+        if not opened.has_extn("smtputf8"):
+            message = "the address is not ASCII, and the relay has no SMTPUTF8"
+            raise MailRejected(message, code="no_smtputf8", users_own=True)
+        options += ["SMTPUTF8", "BODY=8BITMIME"]
+    return options
