@@ -5,6 +5,7 @@ The reader uses librdkafka for all it does, its consumers and operators kafka-py
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from confluent_kafka import KafkaError
@@ -22,6 +23,9 @@ REFUSED = (
     KafkaError.CLUSTER_AUTHORIZATION_FAILED,
 )
 
+#: librdkafka writes fatal errors to stderr whatever its log_level; they come to us as errors too.
+_SILENT = logging.Logger("librdkafka", logging.CRITICAL + 1)
+
 
 def options(kafka: Kafka) -> dict[str, Any]:
     """Say how a client connects. TLS is verified: librdkafka checks the chain and the host name by default."""
@@ -37,6 +41,7 @@ def options(kafka: Kafka) -> dict[str, Any]:
         "sasl.password": kafka.sasl_password.get_secret_value() if kafka.sasl_password else "",
         "reconnect.backoff.max.ms": 1000,  # a broker that is back is not waited for; by default it can be 10 s
         "log_level": 0,  # what matters comes as an error; the rest would repeat every second
+        "logger": _SILENT,
     }
     return {name: value for name, value in given.items() if value not in ("", None)}
 

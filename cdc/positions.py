@@ -13,7 +13,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from cdc import librdkafka
 from cdc.contract.position import PositionRecord, decode_record
-from cdc.contract.topics import READER_GROUP, positions_topic
+from cdc.contract.topics import positions_topic
 from cdc.runtime import topics
 from cdc.runtime.errors import BrokerUnavailable
 from cdc.runtime.sections import Kafka
@@ -137,7 +137,7 @@ def _once_led(ask: Callable[[], T]) -> T:
 
 def _reader_options(kafka: Kafka) -> dict[str, object]:
     return librdkafka.options(kafka) | {
-        "group.id": READER_GROUP,  # asked for by librdkafka; no group is joined, nothing is committed
+        "group.id": "pgherald-capture",  # asked for by librdkafka; no group is joined, nothing is committed
         "enable.auto.commit": False,
         "isolation.level": "read_committed",
         "enable.partition.eof": True,
@@ -158,6 +158,8 @@ def _last_between(reader: Consumer, start: TopicPartition, end: int, key: bytes)
             found = bytes(value) if message.key() == key and isinstance(value, bytes) else found
             if (message.offset() or 0) >= end:
                 return found  # written meanwhile: a busy reader would let us come to no end
+        elif error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+            continue  # librdkafka asks for the group that we only name; reading goes on without it
         elif error.code() != KafkaError._PARTITION_EOF:
             raise librdkafka.classify(error)
         elif (message.offset() or 0) >= end:

@@ -7,9 +7,6 @@ import re
 #: Kafka's rule for topic names; Debezium replaces every other character by an underscore.
 _ILLEGAL = re.compile(r"[^A-Za-z0-9._-]")
 
-#: The reader joins no group; its client names one when it reads the position, and Kafka asks for the right to it.
-READER_GROUP = "pgherald-capture"
-
 
 def sanitize(name: str) -> str:
     """Make a legal topic name the way Debezium does."""

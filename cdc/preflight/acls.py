@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cdc.contract.topics import READER_GROUP, group_id, positions_topic, table_topic
+from cdc.contract.topics import group_id, positions_topic, table_topic
 from cdc.runtime import topics
 from cdc.runtime.settings import Settings
 
@@ -43,7 +43,6 @@ def _reader(settings: Settings) -> Iterator[Acl]:
         yield Acl("topic", name, ("Write", "Read") if name == positions else ("Write",))
         yield from _creation(settings, name)
     yield Acl("transactional-id", settings.transactional_id, ("Write",))
-    yield Acl("group", READER_GROUP, ("Read",))
 
 
 def _consumers(settings: Settings) -> Iterator[Acl]:

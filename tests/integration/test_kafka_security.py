@@ -144,10 +144,30 @@ def test_whoever_may_not_enter_ends_with_the_reason_and_what_to_do(
         last = said.splitlines()[-1]
         assert last.startswith(f"pgherald: {why}")
         assert hint in last
+        assert all(line.startswith(("{", "pgherald: ")) for line in said.splitlines())
         assert "trying_again" not in said
         assert WRONG_PASSWORD not in said
     assert why in preflight.stdout
     assert (hint if fault != "rights" else "kafka-acls.sh") in preflight.stdout
+
+
+@pytest.mark.parametrize(("lacking", "says"), [("transactional-id", "TRANSACTIONAL_ID"), ("Write", "TOPIC")])
+def test_one_right_that_is_missing_stops_the_reader_in_one_line(
+    deployment: Deployment, broker: SecuredKafka, certificates: Certificates, lacking: str, says: str
+) -> None:
+    use(deployment, broker.at("SASL_SSL"), "SASL_SSL", certificates.ca_file, log_in("stranger", "PLAIN"))
+    for command in remedies(deployment):
+        if lacking == "Write" and "public.users" in command:
+            command = command.replace("--operation Write ", "")
+        if f"--{lacking} " not in command:
+            broker.apply(command)
+    deployment.database.execute("INSERT INTO users VALUES (1, 'ada@example.org')")
+    process = deployment.start("capture")
+    assert process.exit_code(20) == 70
+    *before, last = process.log.read_text().splitlines()
+    assert last.startswith(f"pgherald: Kafka refuses: {says}_AUTHORIZATION_FAILED")
+    assert all(line.startswith("{") for line in before)
+    assert "ada@" not in process.log.read_text()
 
 
 def test_a_broker_that_is_away_is_waited_for(

@@ -93,7 +93,6 @@ def test_one_principal_needs_what_reader_and_consumers_do_and_no_more() -> None:
         ("topic", TABLE): ("Write", "Read"),
         ("topic", "audit"): ("Write",),
         ("transactional-id", "app.pgherald"): ("Write",),
-        ("group", "pgherald-capture"): ("Read",),
         ("group", "app.audit"): ("Read",),
     }
 
