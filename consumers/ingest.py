@@ -24,8 +24,9 @@ from kafka.errors import (
 )
 
 from cdc.contract.topics import group_id, table_topic
-from cdc.runtime import kafka
-from cdc.runtime.errors import RecordsLost, RetryableError
+from cdc.runtime import cluster, kafka
+from cdc.runtime.errors import AccessDenied, RecordsLost, RetryableError
+from cdc.runtime.hints import RIGHTS
 from cdc.runtime.lifecycle import Stop
 from cdc.runtime.log import get_logger
 from cdc.runtime.settings import Settings
@@ -75,6 +76,8 @@ class Ingest:
     @contextmanager
     def _member(self) -> Iterator[KafkaConsumer]:
         if missing := set(kafka.ensure_topics(self._settings)) & set(self._topics):
+            if hidden := cluster.hidden(self._settings.kafka, missing):
+                raise AccessDenied(f"Kafka lacks or hides the topics {', '.join(sorted(hidden))}", hint=RIGHTS)
             _log.warning("topics_missing", topics=sorted(missing), hint="`pgherald preflight` says how to create them")
         consumer = kafka.consumer(self._settings.kafka, self._group, **_MEMBERSHIP)
         try:

@@ -1,4 +1,4 @@
-"""What a Kafka cluster lets a principal do and see, asked through kafka-python for preflight."""
+"""What a Kafka cluster lets a principal do and see, asked through kafka-python."""
 
 from __future__ import annotations
 
@@ -54,6 +54,12 @@ def look(kafka_settings: Kafka, names: Iterable[str], used: Iterable[tuple[str, 
         of_topics = _settings(client, [ConfigResource(ConfigResourceType.TOPIC, name) for name in seen])
         refused = frozenset(place for place in used if not _may_use(client, *place))
     return Seen(len(brokers), seen, hidden, refused, next(iter(of_broker.values()), {}), of_topics)
+
+
+def hidden(kafka_settings: Kafka, names: Iterable[str]) -> frozenset[str]:
+    """Tell which topics the principal may not know of, whether they are there or not."""
+    with closing(kafka.admin(kafka_settings)) as client, kafka.errors():
+        return _topics(client, list(names))[1]
 
 
 def _topics(client: KafkaAdminClient, names: list[str]) -> tuple[dict[str, TopicSeen], frozenset[str]]:

@@ -68,7 +68,9 @@ def classify(exc: kafka_errors.KafkaError) -> ServiceError:
     """Tell what a client's error means for us."""
     name = type(exc).__name__
     if isinstance(exc, REFUSED):
-        return AccessDenied(f"Kafka refuses: {name}", hint=RIGHTS)
+        # A consumer's error holds the topics' names, any other one's a text.
+        topics_of = sorted(exc.args[0]) if exc.args and isinstance(exc.args[0], set) else []
+        return AccessDenied(f"Kafka refuses: {' '.join([name, *topics_of])}", hint=RIGHTS)
     if isinstance(exc, _UNREACHABLE) or exc.retriable:
         return BrokerUnavailable(f"Kafka does not answer: {name}", hint=ADDRESS)
     return FatalError(f"Kafka: {name}", hint="See `pgherald preflight`")

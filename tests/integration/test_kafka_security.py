@@ -170,6 +170,29 @@ def test_one_right_that_is_missing_stops_the_reader_in_one_line(
     assert "ada@" not in process.log.read_text()
 
 
+@pytest.mark.parametrize("lacking", ["--operation Read", "any right"])
+def test_a_consumer_that_may_not_read_one_of_its_topics_ends_with_the_reason(
+    deployment: Deployment, broker: SecuredKafka, certificates: Certificates, lacking: str
+) -> None:
+    deployment.database.execute("CREATE TABLE orders (id int PRIMARY KEY, email text)")
+    deployment.tables.append("orders")
+    use(deployment, broker.at("SASL_SSL"), "SASL_SSL", certificates.ca_file, log_in("stranger", "PLAIN"))
+    deployment.more += '[[rules]]\nname = "orders"\ntable = "orders"\non = "created"\nmail = "welcome"\n'
+    deployment.write()
+    for command in remedies(deployment):
+        if "public.orders" in command and "kafka-acls" in command:
+            if lacking == "any right":
+                continue
+            command = command.replace(lacking, "")
+        broker.apply(command)
+    process = deployment.start("consume", "mail")
+    assert process.exit_code(20) == 70
+    last = process.log.read_text().splitlines()[-1]
+    assert last.startswith("pgherald: Kafka ")
+    assert f"{deployment.name}.public.orders" in last
+    assert "ACLs" in last
+
+
 def test_a_broker_that_is_away_is_waited_for(
     deployment: Deployment, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
