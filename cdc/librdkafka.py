@@ -6,13 +6,16 @@ The reader uses librdkafka for all it does, its consumers and operators kafka-py
 from __future__ import annotations
 
 import logging
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException
 
-from cdc.runtime.errors import AccessDenied, BrokerUnavailable, ServiceError
-from cdc.runtime.hints import ADDRESS, CERTIFICATE, OWN_CERTIFICATE, RIGHTS
+from cdc.runtime.errors import AccessDenied, BrokerUnavailable, ConfigInvalid, ServiceError
+from cdc.runtime.hints import ADDRESS, CERTIFICATE, FILES, OWN_CERTIFICATE, RIGHTS
 from cdc.runtime.sections import Kafka
+
+Client = TypeVar("Client")
 
 REFUSED = (
     KafkaError._AUTHENTICATION,
@@ -25,6 +28,12 @@ REFUSED = (
 
 #: librdkafka writes fatal errors to stderr whatever its log_level; they come to us as errors too.
 _SILENT = logging.Logger("librdkafka", logging.CRITICAL + 1)
+
+_FILES = {
+    "ssl.ca.location": "ssl_ca_file",
+    "ssl.certificate.location": "ssl_certificate_file",
+    "ssl.key.location": "ssl_key_file",
+}
 
 
 def options(kafka: Kafka) -> dict[str, Any]:
@@ -44,6 +53,18 @@ def options(kafka: Kafka) -> dict[str, Any]:
         "logger": _SILENT,
     }
     return {name: value for name, value in given.items() if value not in ("", None)}
+
+
+def made(kind: Callable[[dict[str, Any]], Client], options: dict[str, Any]) -> Client:
+    """Make a client, which reads certificates and keys before it connects. Raises ConfigInvalid where it can't."""
+    try:
+        return kind(options)
+    except KafkaException as exc:
+        said = exc.args[0].str()
+        file = next((ours for theirs, ours in _FILES.items() if theirs in said), None)
+        if file is None:
+            raise ConfigInvalid("librdkafka does not take the settings of [kafka]", hint=ADDRESS) from exc
+        raise ConfigInvalid(f"kafka.{file} is missing or no PEM file", hint=FILES) from exc
 
 
 def refuses(error: KafkaError) -> bool:

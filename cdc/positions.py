@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 from contextlib import closing
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
@@ -61,7 +61,7 @@ class _Admin:
                 refusals.append(error)
 
         self._refusals = refusals
-        self.client = AdminClient(librdkafka.options(kafka) | {"error_cb": keep})
+        self.client = librdkafka.made(AdminClient, librdkafka.options(kafka) | {"error_cb": keep})
 
     def topics(self) -> Collection[str]:
         """Name the topics that there are, for us; ask in slices, so that a refusal is heard soon."""
@@ -94,7 +94,7 @@ def last_record(settings: Settings) -> PositionRecord | None:
     topic, key = positions_topic(settings.source.name), settings.source.slot.encode()
     first, end = _bounds(settings.kafka, TopicPartition(topic, 0))
     back = _TAIL_RECORDS
-    with closing(Consumer(_reader_options(settings.kafka))) as reader:
+    with closing(librdkafka.made(Consumer, _reader_options(settings.kafka))) as reader:
         while end > first:
             start = max(first, end - back)
             found = _last_between(reader, TopicPartition(topic, 0, start), end, key)
@@ -135,7 +135,7 @@ def _once_led(ask: Callable[[], T]) -> T:
         time.sleep(_ASK_AGAIN_S)
 
 
-def _reader_options(kafka: Kafka) -> dict[str, object]:
+def _reader_options(kafka: Kafka) -> dict[str, Any]:
     return librdkafka.options(kafka) | {
         "group.id": "pgherald-capture",  # asked for by librdkafka; no group is joined, nothing is committed
         "enable.auto.commit": False,

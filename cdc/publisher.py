@@ -56,7 +56,7 @@ class Publisher:
         self._wide: list[Event] = []
         self._rejected: Event | None = None
         self._holds = self._is_away = False
-        self._producer = Producer(self._options(kafka, transactional_id))
+        self._producer = librdkafka.made(Producer, self._options(kafka, transactional_id))
         #: When the open transaction began (monotonic clock); None while none is open.
         self.began_at: float | None = None
         self._calls = 0

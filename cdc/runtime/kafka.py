@@ -15,7 +15,7 @@ from kafka.coordinator.assignors.range import RangePartitionAssignor
 
 from cdc.runtime import topics
 from cdc.runtime.errors import AccessDenied, BrokerUnavailable, ConfigInvalid, FatalError, ServiceError
-from cdc.runtime.hints import ADDRESS, CERTIFICATE, OWN_CERTIFICATE, RIGHTS
+from cdc.runtime.hints import ADDRESS, CERTIFICATE, FILES, OWN_CERTIFICATE, RIGHTS
 from cdc.runtime.sections import Kafka
 from cdc.runtime.settings import Settings
 
@@ -102,7 +102,7 @@ def _tls(kafka: Kafka) -> ssl.SSLContext:
     except (OSError, ssl.SSLError) as exc:
         raise ConfigInvalid(
             f"a certificate or key can't be read: {type(exc).__name__}",
-            hint="kafka.ssl_ca_file, ssl_certificate_file and ssl_key_file are PEM files that this process may read",
+            hint=FILES,
         ) from exc
     return context
 

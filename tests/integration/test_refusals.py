@@ -84,6 +84,16 @@ def test_a_key_that_looks_secret_is_a_fault_of_the_settings(deployment: Deployme
         assert 'allow = ["token"]' in said
 
 
+def test_a_certificate_file_that_is_none_is_a_fault_of_the_settings(deployment: Deployment) -> None:
+    (deployment.folder / "ca.pem").write_text("no certificate")
+    deployment.more = 'security_protocol = "SSL"\nssl_ca_file = "ca.pem"\n'
+    deployment.write()
+    for said in told(deployment, 78):
+        assert "kafka.ssl_ca_file" in said
+        assert "PEM files" in said
+        assert "error:" not in said
+
+
 def test_a_table_without_key_is_a_warning_and_its_inserts_flow(deployment: Deployment) -> None:
     deployment.database.execute("CREATE TABLE nopk (a int)")
     deployment.tables = ["nopk"]
