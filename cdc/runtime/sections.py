@@ -39,7 +39,7 @@ def _as_list(given: Any) -> Any:
 #: One secret or several, newest first: all are accepted, the first one signs.
 Secrets = Annotated[list[SecretStr], BeforeValidator(_as_list), Field(min_length=1)]
 #: The path of one secret, or of several.
-SecretFile = str | list[str] | None
+SecretFile = SettingsPath | list[SettingsPath] | None
 
 
 class Section(BaseModel):
