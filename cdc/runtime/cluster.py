@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from kafka import KafkaAdminClient
 from kafka import errors as kafka_errors
 from kafka.admin import ACLOperation, ConfigResource, ConfigResourceType
+from kafka.protocol.admin import DescribeGroupsRequest
 from kafka.protocol.find_coordinator import FindCoordinatorRequest
+from kafka.protocol.init_producer_id import InitProducerIdRequest
 from kafka.protocol.metadata import MetadataRequest
 
 from cdc.runtime import kafka
 from cdc.runtime.sections import Kafka
 
 _NONE = ACLOperation.UNKNOWN, ACLOperation.ANY
+_NO_TIMEOUT_MS = 0
 _KNOWN = {operation.value for operation in ACLOperation if operation not in _NONE}
 
 
@@ -78,10 +81,29 @@ def _topics(client: KafkaAdminClient, names: list[str]) -> tuple[dict[str, Topic
 
 
 def _may_use(client: KafkaAdminClient, kind: str, name: str) -> bool:
-    """Tell whether Kafka would name the coordinator of a group or transactional-id, for which it asks for a right."""
-    request = FindCoordinatorRequest[1](name, int(kind == "transactional-id"))
-    error = kafka_errors.for_code(client.send_request(request).error_code)
-    return error not in kafka.REFUSED
+    """Tell whether the principal may join a group, or write under a transactional id."""
+    return _may_join(client, name) if kind == "group" else _may_write(client, name)
+
+
+def _may_join(client: KafkaAdminClient, group: str) -> bool:
+    """Ask what is allowed on a group, which need not be there; a broker names its coordinator to whom it may."""
+    found = client.send_request(FindCoordinatorRequest[1](group, 0))
+    if kafka_errors.for_code(found.error_code) in kafka.REFUSED:
+        return False
+    if found.error_code:  # none is elected yet: nothing can be asked
+        return True
+    (answer,) = client.send_request(DescribeGroupsRequest[3]([group], True), found.coordinator_id).groups
+    error, *_, allowed = answer
+    return ACLOperation.READ.value in allowed if not error else kafka_errors.for_code(error) not in kafka.REFUSED
+
+
+def _may_write(client: KafkaAdminClient, transactional_id: str) -> bool:
+    """Ask for a producer id with a timeout that is none.
+
+    Kafka looks at the right to write first and at the timeout next, and then refuses it: nobody is fenced.
+    """
+    answer = client.send_request(InitProducerIdRequest[1](transactional_id, _NO_TIMEOUT_MS))
+    return kafka_errors.for_code(answer.error_code) not in kafka.REFUSED
 
 
 def _settings(client: KafkaAdminClient, resources: list[ConfigResource]) -> dict[str, dict[str, str]]:
