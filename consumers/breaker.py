@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from consumers.delivery import Mark
-from consumers.outcome import Dead, Retry, Sent
+from consumers.outcome import Dead, Outcome, Retry, Sent
 
 #: So many users stop their lane. Above what chance gives a small site, below what anybody wants to replay by hand.
 ALIKE_MAX = 20
@@ -22,7 +22,6 @@ ALIKE_MAX = 20
 class Tally:
     """What a batch of outcomes says about its lane."""
 
-    succeeded: bool = False
     #: (how it failed, whom) of those behind the last success.
     failed: list[tuple[str, str]] = field(default_factory=list)
 
@@ -38,12 +37,16 @@ def _tally(marks: Iterable[Mark]) -> Tally:
     for mark in marks:
         match mark.outcome:
             case Sent():
-                found.succeeded = True
                 found.failed.clear()
             case Dead(alike=alike) | Retry(alike=alike) if alike:
                 # Without a key nobody knows whose it is: each counts.
                 found.failed.append((alike, mark.delivery.key or str(mark.delivery.id)))
     return found
+
+
+def is_counted(outcome: Outcome) -> bool:
+    """Tell whether an outcome is a failure that others may share."""
+    return isinstance(outcome, Dead | Retry) and bool(outcome.alike)
 
 
 def reason(lane: str, alike: str) -> str:

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from queue import Empty, SimpleQueue
 
 from cdc.runtime.errors import FatalError, RetryableError, ServiceError
@@ -99,9 +100,9 @@ class Deliver:
         while (delivery := self._begun.get()) is not None:
             try:
                 self._deliver(delivery)
-            finally:
-                del self._held[delivery.id]
-                self.wake.set()
+            except BaseException:
+                self._held.pop(delivery.id, None)
+                raise
 
     def _claim(self) -> bool:
         in_work = [delivery.lane for delivery in list(self._held.values())]
@@ -176,13 +177,23 @@ class Deliver:
         return outcome.decide(error, delivery, rule, sending=sending, now=now, jitter=jitter)
 
     def _finish(self, delivery: Delivery, became: Outcome) -> None:
+        """Have it recorded, and do not wait: until it is, the delivery is held and its lease renewed."""
         mark = Mark(delivery, became, self._ledger.worker)
-        try:
-            kept = self._marks.finish(delivery, became)
-        except RetryableError as exc:
-            _log.error("outcome_not_recorded", delivery=delivery.id, state=mark.state, why=str(exc))
-            return
-        journal.write(mark) if kept else journal.write_not_ours(mark)
+        self._marks.finish(mark, partial(self._finished, mark))
+
+    def _finished(self, mark: Mark, kept: bool | None) -> None:
+        if kept is None:
+            _log.error("outcome_not_recorded", delivery=mark.delivery.id, state=mark.state)
+        elif kept:
+            journal.write(mark)
+            self._put_off(mark.outcome)
+        else:
+            journal.write_not_ours(mark)
+        self._held.pop(mark.delivery.id, None)
+        self.wake.set()
+
+    def _put_off(self, became: Outcome) -> None:
+        """Take note of when it is due, if it is to come again."""
         if isinstance(became, Retry | Pause | GivenBack):
             later_s = became.pause_s if isinstance(became, Pause) else became.after_s
             # A little later than the database will say: looking too early is looking twice.

@@ -85,10 +85,10 @@ class Leased:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A transition of a delivery: to `sending` (no outcome yet) or to what became of it."""
+    """A transition of a delivery: to what became of it."""
 
     delivery: Delivery | Leased
-    outcome: Outcome | None
+    outcome: Outcome
     worker: str
     expired: bool = False  #: true only if the lease has really run out
 
@@ -96,8 +96,6 @@ class Mark:
     def state(self) -> str:
         """The state that the delivery gets."""
         match self.outcome:
-            case None:
-                return "sending"
             case Sent():
                 return "sent"
             case Skipped():

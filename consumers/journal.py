@@ -34,7 +34,7 @@ def write(mark: Mark) -> None:
             _log.error("lane_stopped", **facts, **error)
         case Pause(pause_s, error):
             _log.warning("lane_down", pause_s=round(pause_s, 3), **facts, **error)
-        case GivenBack() | None:
+        case GivenBack():
             return
     if mark.finishes:
         metrics.deliveries.labels(delivery.rule, mark.state).inc()

@@ -136,32 +136,40 @@ class Ledger:
         """Find deliveries of these rules whose lease ran out."""
         return [Leased(*row) for row in self._run("expired", {"rules": list(rules)})]
 
+    def sending(self, ids: Sequence[int]) -> set[int]:
+        """Record that the final dots of these mails are about to leave; give those that may.
+
+        A crash just before: nothing was sent, and the lease's end gives them back. A crash just after, whether a dot
+        left or not: the lease's end makes them unknown.
+        """
+        rows = self._run("sending", {"ids": list(ids), "worker": self.worker, "dot_s": DOT_S})
+        return {row[0] for row in rows}
+
     def mark(self, marks: Sequence[Mark]) -> set[int]:
-        """Make transitions, all in one transaction; give the deliveries that were still the worker's to change.
+        """Record outcomes, all in one transaction; give the deliveries that were still the worker's to change.
 
         A crash just before: the effect may have happened and is not recorded, which the lease's end settles (`sending`
         becomes unknown, `claimed` is tried again). A crash just after: all is recorded, the next head too.
         """
+        # Rows in the order of their ids, lanes in that of their names: no two processes lock them crosswise.
+        marks = sorted(marks, key=lambda mark: mark.delivery.id)
+        if not any(map(_concerns_lane, marks)):
+            return self._mark(self._run, marks)
         with self._transaction() as run:
-            finishing = [mark for mark in marks if mark.finishes]
-            self._lock(run, columns.queues_of(finishing))
-            # Rows in the order of their ids, lanes in that of their names: no two processes lock them crosswise.
-            marks = sorted(marks, key=lambda mark: mark.delivery.id)
-            kept = {row[0] for row in run("mark", columns.of_marks(marks) | {"dot_s": DOT_S})}
-            if promoted := columns.queues_of([mark for mark in finishing if mark.delivery.id in kept]):
-                run("promote", columns.of_queues(promoted))
+            kept = self._mark(run, marks)
             self._mark_lanes(run, [mark for mark in marks if mark.delivery.id in kept])
             return kept
+
+    def _mark(self, run: Run, marks: Sequence[Mark]) -> set[int]:
+        queues = columns.queues_of([mark for mark in marks if mark.finishes])
+        values = columns.of_marks(marks) | columns.of_queues(queues) | {"lock": LOCK}
+        return {row[0] for row in run("mark", values)}
 
     def _mark_lanes(self, run: Run, marks: Sequence[Mark]) -> None:
         """Sorted by lane: two transactions never wait for each other crosswise."""
         for mark in sorted(marks, key=lambda mark: mark.delivery.lane):
-            if mark.outcome is not None:
-                self._mark_lane(run, mark.delivery, mark.outcome)
-        tallies = breaker.tally(marks)
-        if succeeded := [lane for lane, tally in tallies.items() if tally.succeeded]:
-            run("forget_alike", {"lanes": succeeded})
-        for lane, tally in tallies.items():
+            self._mark_lane(run, mark.delivery, mark.outcome)
+        for lane, tally in breaker.tally(marks).items():
             for alike, whom in tally.failed:
                 self._count_alike(run, lane, alike, whom)
 
@@ -257,6 +265,11 @@ class Ledger:
 def _execute(cursor: Any, name: str, values: Mapping[str, object]) -> list[Any]:
     cursor.execute(_SQL[name], values)
     return cursor.fetchall() if cursor.description else []
+
+
+def _concerns_lane(mark: Mark) -> bool:
+    """Tell whether an outcome says more of its lane than that someone succeeded, which its own statement records."""
+    return isinstance(mark.outcome, Pause) or bool(mark.delivery.lane_failures) or breaker.is_counted(mark.outcome)
 
 
 def _is_unfit(error: ServiceError) -> bool:

@@ -144,41 +144,73 @@ WHERE leased_until < now() AND consumer = %(consumer)s AND rule = ANY (%(rules)s
 ORDER BY leased_until
 LIMIT 500
 
+-- name: sending
+-- The permission for the final dot: it needs enough of the lease for it, and the worker's lease it must be.
+UPDATE pgherald.delivery SET state = 'sending'
+WHERE id = ANY (%(ids)s) AND leased_by = %(worker)s
+    AND leased_until >= clock_timestamp() + %(dot_s)s * interval '1 second'
+RETURNING id
+
 -- name: mark
--- Every transition after a claim. It happens only if the delivery is still leased by whom the mark says: a worker that
--- was paused past its lease changes nothing, and of two who take an expired lease back only one does.
--- `sending` is the permission for the final dot: it needs enough of the lease for it.
-UPDATE pgherald.delivery SET
-    state = mark.state,
-    attempt = attempt - mark.given_back::integer,
-    due_at = CASE WHEN mark.state = 'pending'
-        THEN clock_timestamp() + mark.after_s * interval '1 second' ELSE due_at END,
-    head = head AND mark.state IN ('pending', 'sending'),
-    sent_at = CASE WHEN mark.state = 'sent' THEN clock_timestamp() ELSE sent_at END,
-    finished_at = CASE WHEN mark.state IN ('pending', 'sending') THEN NULL ELSE clock_timestamp() END,
-    failing_since = CASE WHEN mark.state = 'pending' AND NOT mark.given_back
-        THEN coalesce(failing_since, clock_timestamp()) ELSE failing_since END,
-    leased_by = CASE WHEN mark.state = 'sending' THEN delivery.leased_by END,
-    leased_until = CASE WHEN mark.state = 'sending' THEN leased_until END,
-    result = coalesce(mark.result::jsonb, delivery.result),
-    error = CASE WHEN mark.state IN ('pending', 'sending')
-        THEN coalesce(mark.error::jsonb, delivery.error) ELSE mark.error::jsonb END
-FROM unnest(
-    %(ids)s::bigint[], %(workers)s::text[], %(states)s::text[], %(afters)s::float8[], %(given_back)s::boolean[],
-    %(results)s::text[], %(errors)s::text[], %(expired)s::boolean[]
-) AS mark (id, worker, state, after_s, given_back, result, error, expired)
-WHERE delivery.id = mark.id AND delivery.leased_by = mark.worker
-    AND (mark.state <> 'sending'
-        OR leased_until >= clock_timestamp() + %(dot_s)s * interval '1 second')
-    AND (NOT mark.expired OR leased_until < clock_timestamp())
-RETURNING delivery.id
+-- Every other transition after a claim, with the promotion of who comes next. It happens only if the delivery is still
+-- leased by whom the mark says: a worker that was paused past its lease changes nothing, and of two who take an expired
+-- lease back only one does. Rows in the order in which they are given: no two processes lock them crosswise.
+--
+-- One message: a transaction of its own without a word more, in which each statement sees what was committed before it.
+-- No database's default may change that. The client is not waited for in it, so a paused one holds nobody up.
+SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+{lock_queues};
+WITH marked AS (
+    UPDATE pgherald.delivery SET
+        state = mark.state,
+        attempt = attempt - mark.given_back::integer,
+        due_at = CASE WHEN mark.state = 'pending'
+            THEN clock_timestamp() + mark.after_s * interval '1 second' ELSE due_at END,
+        head = head AND mark.state = 'pending',
+        sent_at = CASE WHEN mark.state = 'sent' THEN clock_timestamp() ELSE sent_at END,
+        finished_at = CASE WHEN mark.state <> 'pending' THEN clock_timestamp() END,
+        failing_since = CASE WHEN mark.state = 'pending' AND NOT mark.given_back
+            THEN coalesce(failing_since, clock_timestamp()) ELSE failing_since END,
+        leased_by = NULL,
+        leased_until = NULL,
+        result = coalesce(mark.result::jsonb, delivery.result),
+        error = CASE WHEN mark.state = 'pending'
+            THEN coalesce(mark.error::jsonb, delivery.error) ELSE mark.error::jsonb END
+    FROM unnest(
+        %(ids)s::bigint[], %(workers)s::text[], %(states)s::text[], %(afters)s::float8[], %(given_back)s::boolean[],
+        %(results)s::text[], %(errors)s::text[], %(expired)s::boolean[]
+    ) AS mark (id, worker, state, after_s, given_back, result, error, expired)
+    WHERE delivery.id = mark.id AND delivery.leased_by = mark.worker
+        AND (NOT mark.expired OR leased_until < clock_timestamp())
+    RETURNING delivery.id, delivery.lane, delivery.key, delivery.state
+), gone AS (
+    SELECT id, lane, key FROM marked WHERE state <> 'pending'
+), queue AS (
+    SELECT lane, key FROM gone
+), promoted AS (
+    {promoting}
+), forgotten AS (
+    -- Someone succeeded: the others failed for reasons of their own.
+    UPDATE pgherald.lane SET alike = NULL, alike_keys = '{}'
+    WHERE consumer = %(consumer)s AND lane IN (SELECT lane FROM marked WHERE state = 'sent') AND alike IS NOT NULL
+)
+SELECT id FROM marked
 
 -- name: promote
--- The next head of queues that have none. Their locks are held. It is due now, not before: claims look where they ended.
+WITH queue AS (
+    SELECT lane, key FROM unnest(%(lanes)s::text[], %(keys)s::text[]) AS asked (lane, key)
+), gone AS (
+    SELECT NULL::bigint AS id
+)
+{promoting}
+
+-- name: promoting
+-- The next head of queues that have none but those that are gone. Their locks are held. It is due now, not before:
+-- claims look where they ended.
 UPDATE pgherald.delivery SET head = true, due_at = greatest(delivery.due_at, clock_timestamp())
 FROM (
     SELECT DISTINCT next.id
-    FROM unnest(%(lanes)s::text[], %(keys)s::text[]) AS queue (lane, key)
+    FROM queue
     CROSS JOIN LATERAL (
         SELECT id FROM pgherald.delivery AS waiting
         WHERE waiting.consumer = %(consumer)s AND waiting.lane = queue.lane
@@ -191,6 +223,7 @@ FROM (
         SELECT FROM pgherald.delivery AS ahead
         WHERE ahead.head AND ahead.consumer = %(consumer)s AND ahead.lane = queue.lane
             AND hashtextextended(ahead.key, 0) = hashtextextended(queue.key, 0)
+            AND NOT EXISTS (SELECT FROM gone WHERE gone.id = ahead.id)
     )
 ) AS next
 WHERE delivery.id = next.id
@@ -238,11 +271,6 @@ SET alike = excluded.alike,
         ELSE known.alike_keys || excluded.alike_keys
     END
 RETURNING cardinality(alike_keys)
-
--- name: forget_alike
--- Someone succeeded: the others failed for reasons of their own.
-UPDATE pgherald.lane SET alike = NULL, alike_keys = '{}'
-WHERE consumer = %(consumer)s AND lane = ANY (%(lanes)s) AND alike IS NOT NULL
 
 -- name: lane_figures
 SELECT lane, count(*) AS backlog, extract(epoch FROM clock_timestamp() - min(created_at))::float8 AS oldest_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
@@ -17,7 +18,11 @@ def load(file: str) -> dict[str, str]:
     text = (Path(__file__).parent / file).read_text()
     _, *parts = _NAME.split(text)
     queries = {name: _without_comments(query) for name, query in zip(parts[::2], parts[1::2], strict=True)}
-    return {name: _PART.sub(lambda part: queries.get(part[1], part[0]), query) for name, query in queries.items()}
+    return {name: _filled(query, queries) for name, query in queries.items()}
+
+
+def _filled(query: str, parts: Mapping[str, str]) -> str:
+    return _PART.sub(lambda part: _filled(parts[part[1]], parts) if part[1] in parts else part[0], query)
 
 
 def _without_comments(query: str) -> str:

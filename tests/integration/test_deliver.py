@@ -14,7 +14,7 @@ from cdc.runtime.lifecycle import Stop
 from cdc.runtime.settings import Settings
 from consumers.breaker import ALIKE_MAX
 from consumers.deliver import Deliver
-from consumers.delivery import Delivery, Mark, Planned
+from consumers.delivery import Delivery, Planned
 from consumers.lanes import Lane, Lanes
 from consumers.ledger import Ledger
 from consumers.marks import Marks
@@ -309,7 +309,7 @@ def test_what_a_killed_worker_had_is_taken_over(ledger: Ledger, start: Start, da
     ledger.store([entry(1, "a"), entry(2, "b"), entry(3, "b")])
     with closing(Ledger(database.dsn, "mail", "killed")) as killed:
         (_, second) = killed.claim({LANE: 5}, RULES, 5, 30)
-        killed.mark([Mark(second, None, "killed")])
+        assert killed.sending([second.id])
     database.execute("UPDATE pgherald.delivery SET leased_until = now() WHERE leased_by = 'killed'")
     effect = Effect()
     start(effect, lease_s=6.0)

@@ -49,7 +49,7 @@ def finish(ledger: Ledger, delivery: Delivery, outcome: Outcome) -> bool:
 
 
 def begin_sending(ledger: Ledger, delivery: Delivery) -> bool:
-    return delivery.id in ledger.mark([Mark(delivery, None, ledger.worker)])
+    return delivery.id in ledger.sending([delivery.id])
 
 
 def lsns(deliveries: list[Delivery]) -> list[int]:

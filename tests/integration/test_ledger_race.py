@@ -4,7 +4,7 @@ import random
 import threading
 from collections import defaultdict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
@@ -184,12 +184,13 @@ def test_an_outcome_that_meets_a_deadlock_is_recorded(database: Database) -> Non
         ledger.store([entry(1, "a"), entry(2, "b")])
         first, second = ledger.claim({LANE: 2}, RULES, 2, 60)
         marks = Marks(Ledger(database.dsn, "mail", "me"))
-        with closing(database.connect()) as session, session.cursor() as cursor, ThreadPoolExecutor(3) as pool:
+        with closing(database.connect()) as session, session.cursor() as cursor, ThreadPoolExecutor(1) as pool:
             cursor.execute("SET deadlock_timeout = '1min'; BEGIN")
             lock = "SELECT FROM pgherald.delivery WHERE id = %s FOR UPDATE"
             cursor.execute(lock, (second.id,))
-            asked = [pool.submit(marks.finish, delivery, Sent({})) for delivery in (first, second)]
-            until(lambda: marks._asked.qsize() == 2, 10, "both to be asked for")  # so that one transaction has both
+            asked: list[Future[bool | None]] = [Future(), Future()]
+            for delivery, answer in zip((first, second), asked, strict=True):  # so that one transaction has both
+                marks.finish(Mark(delivery, Sent({}), "me"), answer.set_result)
             pool.submit(marks.run)
             waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND wait_event = 'transactionid'"
             until(lambda: database.execute(waits, (database.name,)) == [(1,)], 10, "the marks to wait for the row")

@@ -4,10 +4,12 @@ from contextlib import closing
 
 from cdc.runtime.lifecycle import Stop
 from consumers import retention
+from consumers.delivery import Mark
 from consumers.ledger import Ledger
 from consumers.migrations import migrate
 from consumers.operations import Filter, Operations
 from consumers.operator import Operator
+from consumers.outcome import Sent
 from consumers.patience import Patience
 from tests.support.database import Database
 from tests.support.ledgers import LANE, RULES, entry
@@ -39,7 +41,8 @@ def test_nothing_counts_on_a_session_or_leaves_something_in_it(database: Databas
         operator.pause("mail", LANE, "looking")
         assert ledger.claim({LANE: 1}, RULES, 1, 60) == []
         operator.resume("mail", LANE)
-        assert len(ledger.claim({LANE: 1}, RULES, 1, 60)) == 1
+        (delivery,) = ledger.claim({LANE: 1}, RULES, 1, 60)
+        assert ledger.sending([delivery.id]) == ledger.mark([Mark(delivery, Sent({}), "me")]) == {delivery.id}
         stop = Stop()
         assert retention.sweep(ledger, 1, Patience(stop, "the ledger"), stop) == 0
         assert {row for session in pool.all for row in session.ask(LEFT)} == {CLEAN}

@@ -154,7 +154,7 @@ def test_a_record_that_did_not_decode_is_read_again_when_it_is_replayed(
     later = [(key, b"2" if key == "pgherald-schema" else value) for key, value in good["headers"]]
     topic.publish(good | {"headers": later}, {"key": b"\xff", "value": b"\x00"})
     replay = "UPDATE pgherald.delivery SET state = 'pending', head = true, attempt = 0, finished_at = NULL, replays = 1"
-    outcomes = "SELECT rule, state, attempt, error->>'class' FROM pgherald.delivery ORDER BY id"
+    outcomes = "SELECT rule, state, attempt, error->>'class' FROM pgherald.delivery ORDER BY rule, state DESC"
     with consuming(settings):
         until(lambda: len(ended(database)) == 2, 30, "both dead letters")
         database.execute(f"{replay} WHERE state = 'dead'")

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -25,6 +25,7 @@ class FakeLedger:
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
+        self.permitted: list[list[int]] = []
         self.not_ours: set[int] = set()
         self.failures: list[Exception] = []
         self.open = threading.Event()
@@ -32,12 +33,18 @@ class FakeLedger:
         self.asked = threading.Event()
 
     def mark(self, marks: Sequence[Mark]) -> set[int]:
+        return self._write([mark.delivery.id for mark in marks], self.batches)
+
+    def sending(self, ids: Sequence[int]) -> set[int]:
+        return self._write(list(ids), self.permitted)
+
+    def _write(self, ids: list[int], written: list[list[int]]) -> set[int]:
         self.asked.set()
         self.open.wait(10)
         if self.failures:
             raise self.failures.pop(0)
-        self.batches.append([mark.delivery.id for mark in marks])
-        return {mark.delivery.id for mark in marks} - self.not_ours
+        written.append(ids)
+        return set(ids) - self.not_ours
 
     def close(self) -> None:
         """Nothing is open."""
@@ -51,6 +58,13 @@ def delivery(number: int) -> Delivery:
 def run(marks: Marks) -> None:
     with suppress(ServiceError):
         marks.run()
+
+
+def finish(marks: Marks, number: int) -> Future[bool | None]:
+    """Have it recorded that a delivery was sent; give what will be told."""
+    told: Future[bool | None] = Future()
+    marks.finish(Mark(delivery(number), Sent({}), "me"), told.set_result)
+    return told
 
 
 @contextmanager
@@ -67,17 +81,21 @@ def writing(ledger: FakeLedger) -> Iterator[tuple[Marks, threading.Thread]]:
         assert not writer.is_alive()
 
 
-def test_what_gathers_during_a_transaction_is_the_next_one() -> None:
+def test_what_gathers_during_a_transaction_is_the_next_one_and_permissions_come_first() -> None:
     ledger = FakeLedger()
     ledger.open.clear()
-    with writing(ledger) as (marks, _), ThreadPoolExecutor(5) as pool:
-        first = pool.submit(marks.finish, delivery(0), Sent({}))
+    with writing(ledger) as (marks, _), ThreadPoolExecutor(2) as pool:
+        first = finish(marks, 0)
         assert ledger.asked.wait(10)
-        others = [pool.submit(marks.finish, delivery(number), Sent({})) for number in range(1, 5)]
-        until(lambda: marks._asked.qsize() == 4, 10, "the others to wait")
+        others = [finish(marks, number) for number in range(1, 5)]
+        permissions = [pool.submit(marks.sending, delivery(number)) for number in (5, 6)]
+        until(lambda: marks._asked.qsize() == 6, 10, "the others to wait")
+        assert not first.done()  # nothing is told before it is written
         ledger.open.set()
-        assert all(asked.result(10) for asked in [first, *others])
-    assert [sorted(batch) for batch in ledger.batches] == [[0], [1, 2, 3, 4]]
+        assert all(told.result(10) for told in [first, *others])
+        assert [permission.result(10) for permission in permissions] == [None, None]
+    assert ledger.batches == [[0], [1, 2, 3, 4]]
+    assert sorted(ledger.permitted[0]) == [5, 6]
 
 
 def test_without_the_lease_nothing_may_be_sent() -> None:
@@ -87,34 +105,50 @@ def test_without_the_lease_nothing_may_be_sent() -> None:
         marks.sending(delivery(0))
         with pytest.raises(LeaseLost):
             marks.sending(delivery(1))
-        assert not marks.finish(delivery(1), Sent({}))
+        assert finish(marks, 1).result(10) is False
 
 
 def test_a_ledger_that_is_away_is_waited_for() -> None:
     ledger = FakeLedger()
     ledger.failures = [ConnectionLost("gone"), ConnectionLost("gone")]
     with writing(ledger) as (marks, _):
-        assert marks.finish(delivery(0), Sent({}))
+        assert finish(marks, 0).result(10)
     assert ledger.batches == [[0]]
+
+
+def test_at_the_end_what_was_asked_before_is_written() -> None:
+    ledger = FakeLedger()
+    ledger.open.clear()
+    with writing(ledger) as (marks, _):
+        told = [finish(marks, number) for number in range(3)]
+        marks.end()
+        ledger.open.set()
+        assert [one.result(10) for one in told] == [True, True, True]
+        assert finish(marks, 3).result(10) is None  # and nobody is left waiting for what was asked after it
 
 
 def test_at_the_end_nobody_waits_for_a_ledger_that_is_away() -> None:
     ledger = FakeLedger()
     ledger.failures = [ConnectionLost("gone")] * 1000
-    with writing(ledger) as (marks, _), ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(marks.finish, delivery(0), Sent({}))
+    with writing(ledger) as (marks, _):
+        told = finish(marks, 0)
         assert ledger.asked.wait(10)
         marks.end()
-        with pytest.raises(ConnectionLost):
-            asked.result(10)
+        assert told.result(10) is None
 
 
 def test_a_writer_that_fails_leaves_nobody_waiting() -> None:
     ledger = FakeLedger()
+    ledger.open.clear()
     ledger.failures = [FatalError("no right")]
-    with writing(ledger) as (marks, writer):
-        with pytest.raises(ConnectionLost):
-            marks.finish(delivery(0), Sent({}))
+    with writing(ledger) as (marks, writer), ThreadPoolExecutor(1) as pool:
+        told = finish(marks, 0)
+        assert ledger.asked.wait(10)
+        also, permission = finish(marks, 1), pool.submit(marks.sending, delivery(2))
+        ledger.open.set()
+        assert (told.result(10), also.result(10)) == (None, None)
+        assert isinstance(permission.exception(10), ConnectionLost)
         writer.join(10)
         with pytest.raises(ConnectionLost):
-            marks.sending(delivery(1))
+            marks.sending(delivery(3))
+        assert finish(marks, 4).result(10) is None
