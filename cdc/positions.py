@@ -115,7 +115,11 @@ def _bounds(kafka: Kafka, partition: TopicPartition) -> tuple[int, int]:
         asked = admin.client.list_offsets(
             {partition: which}, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=_ANSWER_S
         )
-        return int(asked[partition].result().offset)
+        found = int(asked[partition].result().offset)
+        if found < 0:
+            # A line that breaks in mid-question: librdkafka 2.16 gives this then, and no error.
+            raise BrokerUnavailable("Kafka did not say how far the positions topic reaches")
+        return found
 
     def ask(which: OffsetSpec) -> int:
         return admin.asked(lambda: _once_led(lambda: offset(which)))
@@ -140,6 +144,7 @@ def _reader_options(kafka: Kafka) -> dict[str, Any]:
         "group.id": "pgherald-capture",  # asked for by librdkafka; no group is joined, nothing is committed
         "enable.auto.commit": False,
         "isolation.level": "read_committed",
+        "auto.offset.reset": "error",  # by default it would go to the end, where no position is found
         "enable.partition.eof": True,
         "queued.max.messages.kbytes": 1024,
     }

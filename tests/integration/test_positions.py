@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from contextlib import closing
 from pathlib import Path
 
 import msgspec
+import pytest
 from kafka import KafkaConsumer
 
 from cdc import positions
@@ -15,9 +17,11 @@ from cdc.contract.position import PositionRecord, SnapshotState
 from cdc.contract.topics import positions_topic
 from cdc.publisher import Publisher
 from cdc.runtime import topics
+from cdc.runtime.errors import BrokerUnavailable
 from deploy.local.net import until
 from tests.support.database import Database
 from tests.support.deployment import Deployment
+from tests.support.proxy import Proxy
 from tests.support.servers import KafkaServer
 
 
@@ -48,6 +52,31 @@ def test_a_committed_record_is_found_at_once_however_many_there_are(
         found = positions.last_record(settings)
         assert found is not None
         assert found.lsn == 10
+
+
+class Breaking(Proxy):
+    """A line that breaks each time when a client asks for offsets."""
+
+    _LIST_OFFSETS = b"\0\2"  # the api key, behind the length of the request
+
+    def forward(self, chunk: bytes, sink: socket.socket) -> None:
+        if chunk[4:6] == self._LIST_OFFSETS:
+            raise OSError("broken")
+        super().forward(chunk, sink)
+
+
+def test_a_line_that_breaks_in_mid_question_never_looks_like_a_topic_without_a_position(
+    tmp_path: Path, database: Database, kafka: KafkaServer, name: str
+) -> None:
+    line = Breaking(kafka.line.far, port=kafka.line.near)
+    with line, Deployment(tmp_path / "d", database, kafka, name, bootstrap=f"{line.host}:{line.port}") as deployment:
+        settings = deployment.settings
+        positions.ensure_topics(settings)
+        with closing(Publisher(settings.kafka, settings.transactional_id, keep_alive=lambda: None)) as publisher:
+            publisher.fence()
+            publisher.commit(positions_topic(name), settings.source.slot.encode(), msgspec.json.encode(record(1)))
+        with pytest.raises(BrokerUnavailable):
+            positions.last_record(settings)
 
 
 def test_the_last_record_is_found_while_the_reader_writes_on(

@@ -65,6 +65,10 @@ class Proxy(Switched):
         else:
             self.start()
 
+    def forward(self, chunk: bytes, sink: socket.socket) -> None:
+        """Pass on what came in one piece. An OSError breaks its connection."""
+        sink.sendall(chunk)
+
     def _run(self, work: Callable[..., None], *arguments: socket.socket) -> None:
         thread = threading.Thread(target=work, args=arguments, name="proxy", daemon=True)
         self._threads.append(thread)
@@ -95,7 +99,7 @@ class Proxy(Switched):
         with contextlib.suppress(OSError):
             while chunk := source.recv(65536):
                 self._flowing.wait()
-                sink.sendall(chunk)
+                self.forward(chunk, sink)
         self._flowing.wait()  # nor does the news that a side is gone
         self._forget(source)
         self._forget(sink)
