@@ -14,7 +14,7 @@ from cdc.runtime.postgres import Connection
 from cdc.runtime.settings import Settings
 
 #: Beside the package in a checkout, in an editable install and in the image.
-_SQL = Path(__file__).parents[1] / "deploy" / "sql" / "command.sql"
+SCRIPT = Path(__file__).parents[1] / "deploy" / "sql" / "command.sql"
 _INSERT = """
     INSERT INTO pgherald.command (slot, action, schema_name, table_name, condition)
     VALUES (%s, %s, %s, %s, nullif(%s, ''))
@@ -52,14 +52,14 @@ def _captured(settings: Settings, text: str) -> TableName:
 
 def _provide_table(connection: Connection) -> None:
     with postgres.errors(), connection.cursor() as cursor:
-        cursor.execute("SELECT to_regclass(%s) IS NOT NULL", (TABLE.sql(),))
-        if cursor.fetchone() == (True,):
+        cursor.execute("SELECT FROM pg_tables WHERE (schemaname, tablename) = (%s, %s)", TABLE)
+        if cursor.rowcount:
             return
     try:
         with postgres.errors(), connection.cursor() as cursor:
-            cursor.execute(_SQL.read_text())
+            cursor.execute(SCRIPT.read_text())
     except AccessDenied as exc:
-        hint = f"As a superuser, in this database: psql -f {_SQL}; then grant INSERT on it to whoever may ask"
+        hint = f"As a superuser, in this database: psql -f {SCRIPT}; then grant INSERT on it to whoever may ask"
         raise AccessDenied("there is no table pgherald.command, and this role may not make it", hint=hint) from exc
 
 

@@ -40,26 +40,30 @@ def capture(settings: Settings, skip: str | None) -> None:
 
 @click.command()
 @with_settings
-@click.option("--fix", is_flag=True, help="Apply the remedies that are safe.")
+@click.option("--fix", is_flag=True, help="Apply the remedies that are safe, and say what came of each.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def preflight(settings: Settings, fix: bool, as_json: bool) -> None:
     """Look at every condition: what is wrong, why it matters, the statement that mends it.
 
-    Ends with 1 when there is a fault.
+    Ends with 1 when there is a fault. With --fix each statement that harms nobody is applied where the role may, and
+    what came of it is said; the others (a restart, a large table's cost, rights) stay yours.
 
     \b
     Example: pgherald preflight --fix
     """
-    from cdc.runtime.findings import Finding, findings
+    from cdc.runtime.findings import findings
 
     found: list[dict[str, Any]] = []
     for part, finding in findings(settings):
-        if fix and finding.fix:
-            finding.fix()
-            finding = Finding("ok", f"{finding.what}: mended by {finding.remedy}")
-        found.append({"part": part, **{name: getattr(finding, name) for name in ("severity", "what", "why", "remedy")}})
         if not as_json:
             _print_finding(part, finding)
+        outcome = ""
+        if fix and finding.fix:
+            finding, outcome = finding.mended()
+            if not as_json:
+                click.echo(f"        {outcome}")
+        facts = {name: getattr(finding, name) for name in ("severity", "what", "why", "remedy")}
+        found.append({"part": part, **facts, **({"outcome": outcome} if outcome else {})})
     if as_json:
         click.echo(json.dumps(found, indent=2))
     sys.exit(1 if any(finding["severity"] == "fault" for finding in found) else 0)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from cdc.preflight import acls, durability
 from cdc.preflight.acls import Acl
 from cdc.publisher import TRANSACTION_TIMEOUT_S
-from cdc.runtime import cluster, topics
+from cdc.runtime import cluster, kafka, topics
 from cdc.runtime.cluster import Seen
 from cdc.runtime.findings import Finding
 from cdc.runtime.settings import Settings
@@ -32,7 +33,8 @@ def _topics(settings: Settings, seen: Seen) -> Iterator[Finding]:
     else:
         what = f"topics are missing{' or hidden' if seen.hidden else ''}: {', '.join(names)}"
         why = "kafka.create_topics is false, so pgherald makes none"
-        yield Finding("fault", what, why, "; ".join(acls.create_topic(settings, name) for name in names))
+        remedy = "; ".join(acls.create_topic(settings, name) for name in names)
+        yield Finding("fault", what, why, remedy, partial(kafka.create_topics, settings, names))
 
 
 def _rights(settings: Settings, seen: Seen) -> Iterator[Finding]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 
 import psycopg2
 
 from cdc import measure, refusals, slot, start
-from cdc.preflight import filters, server, tables
-from cdc.preflight.ask import one
+from cdc.preflight import asking, filters, server, tables
+from cdc.preflight.ask import one, statements
 from cdc.preflight.managed import Server
 from cdc.runtime import postgres
 from cdc.runtime.errors import ServiceError
@@ -36,6 +36,7 @@ def source(settings: Settings) -> Iterator[Finding]:
         yield from server.look(found, slots=slots, walsenders=walsenders, slot_exists=there)
         yield from _decoding(connection, settings, found)
         yield from _slot(connection, settings)
+        yield asking.look(connection)
         yield from filters.unknown_origins(connection, settings)
         for table in settings.source.tables:
             yield from tables.look(connection, settings, table)
@@ -95,20 +96,19 @@ def _try_plugin(connection: postgres.Connection, found: Server, why: str) -> Fin
         error = slot.cannot_create(exc)
         if postgres.ALLOW_PLUGIN not in error.hint:
             return Finding("fault", error.message, why, error.hint)
-        remedy = found.change("output_plugin_libraries", "pgoutput, test_decoding, wal2json")
-        return Finding("fault", error.message, why, remedy, fix=_plugin_fix(connection, found))
+        return plugin_refused(connection, found, error.message, why)
     return Finding("ok", "wal2json decodes for this role")
 
 
-def _plugin_fix(connection: postgres.Connection, found: Server) -> Callable[[], None] | None:
-    if found.provider or not one(connection, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user"):
-        return None
-
-    def fix() -> None:
-        for statement in postgres.ALLOW_PLUGIN.rstrip(";").split("; "):
-            one(connection, statement, fetch=statement.startswith("SELECT"))
-
-    return fix
+def plugin_refused(connection: postgres.Connection, found: Server, what: str, why: str) -> Finding:
+    """Say how wal2json is allowed beside the plugins that are; a superuser's `--fix` does it, but at no provider's."""
+    known = found.settings.get("output_plugin_libraries", "")
+    names = [name.strip() for name in known.split(",") if name.strip()]
+    allowed = ", ".join(dict.fromkeys([*names, "pgoutput", "test_decoding", "wal2json"]))
+    remedy = found.change("output_plugin_libraries", allowed)
+    may = not found.provider and one(connection, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
+    fix = statements(connection, *remedy.rstrip(";").split("; ")) if may else None
+    return Finding("fault", what, why, remedy, fix)
 
 
 def _slot(connection: postgres.Connection, settings: Settings) -> Iterator[Finding]:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from cdc import catalog
 from cdc.preflight import filters
-from cdc.preflight.ask import one
+from cdc.preflight.ask import one, statements
 from cdc.relation import Relation
 from cdc.rows import plan
 from cdc.runtime import postgres
 from cdc.runtime.errors import ConfigInvalid
+from cdc.runtime.fields import quoted
 from cdc.runtime.findings import Finding
 from cdc.runtime.sections import SourceTable
 from cdc.runtime.settings import Settings
 from cdc.tables import check_part, identity_sql
+
+#: Of a table up to this size old rows may be logged without asking: each update writes the row twice from then on.
+SMALL_BYTES = 64 << 20
 
 
 def look(connection: postgres.Connection, settings: Settings, table: SourceTable) -> Iterator[Finding]:
@@ -25,8 +30,10 @@ def look(connection: postgres.Connection, settings: Settings, table: SourceTable
         return
     if not one(connection, "SELECT has_table_privilege(%s, 'SELECT')", (name,)):
         role = one(connection, "SELECT quote_ident(current_user)")
-        remedy = f"GRANT USAGE ON SCHEMA {table.name.schema} TO {role}; GRANT SELECT ON {name} TO {role};"
-        yield Finding("fault", f"the role may not read {name}", "the initial snapshot reads its rows", remedy)
+        schema = quoted(table.name.schema)
+        remedy = f"GRANT USAGE ON SCHEMA {schema} TO {role}; GRANT SELECT ON {name} TO {role};"
+        fix = statements(connection, remedy) if _owns(connection, name) else None
+        yield Finding("fault", f"the role may not read {name}", "the initial snapshot reads its rows", remedy, fix)
     elif one(connection, "SELECT row_security_active(%s)", (name,)):
         role = one(connection, "SELECT quote_ident(current_user)")
         why = "the initial snapshot would lack rows, so it is refused"
@@ -39,12 +46,14 @@ def look(connection: postgres.Connection, settings: Settings, table: SourceTable
         return
     left_out = ", ".join(sorted(set(planned.columns) - set(planned.written()))) or "none"
     yield Finding("ok", f"{name} is captured; columns that stay home: {left_out}")
-    yield from _identity(settings, relation, planned.written())
+    yield from _identity(connection, settings, relation, planned.written())
     yield from filters.unknown_columns(table, relation)
     yield from filters.lost_numbers(connection, relation, planned)
 
 
-def _identity(settings: Settings, relation: Relation, written: list[str]) -> Iterator[Finding]:
+def _identity(
+    connection: postgres.Connection, settings: Settings, relation: Relation, written: list[str]
+) -> Iterator[Finding]:
     name = relation.name.sql()
     if not relation.key and not relation.full_identity:
         why = "PostgreSQL logs no updates and deletes of it that could be decoded; inserts flow with a null key"
@@ -54,7 +63,7 @@ def _identity(settings: Settings, relation: Relation, written: list[str]) -> Ite
         if relation.identity == "index":
             what = f"{name} has a REPLICA IDENTITY without its primary key"
             why = "a delete comes with a null key, and a change of the key as an update"
-        yield Finding("warning", what, why, identity_sql(relation, "DEFAULT"))
+        yield _mend_identity(connection, relation, Finding("warning", what, why, identity_sql(relation, "DEFAULT")))
     for rule in settings.rules:
         watched = {kind.removeprefix("changed:") for kind in rule.on if kind.startswith("changed:")}
         if settings.table_of(rule) != relation.name:
@@ -64,4 +73,19 @@ def _identity(settings: Settings, relation: Relation, written: list[str]) -> Ite
             yield Finding("fault", what, "it would never match", "correct rules.on, or source.tables.allow")
         if not relation.full_identity and (kinds := rule.needs_old_row(relation.key, settings.user)):
             why = f"the rule {rule.name} is on {', '.join(kinds)}, which needs the old row"
-            yield Finding("fault", f"{name} logs no old rows", why, identity_sql(relation, "FULL"))
+            fault = Finding("fault", f"{name} logs no old rows", why, identity_sql(relation, "FULL"))
+            yield _mend_identity(connection, relation, fault)
+
+
+def _mend_identity(connection: postgres.Connection, relation: Relation, finding: Finding) -> Finding:
+    """Let `--fix` change the identity of a small table of the role's own; a large one's is costly."""
+    name = relation.name.sql()
+    if relation.partitioned or not _owns(connection, name):
+        return finding
+    small = one(connection, "SELECT pg_table_size(%s::regclass)", (name,)) < SMALL_BYTES
+    return replace(finding, fix=statements(connection, finding.remedy) if small else None)
+
+
+def _owns(connection: postgres.Connection, name: str) -> bool:
+    query = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = %s::regclass"
+    return bool(one(connection, query, (name,)))

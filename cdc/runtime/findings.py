@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from typing import Any, Literal
 
@@ -29,8 +29,17 @@ class Finding:
     why: str = ""
     #: The statement or command that mends it.
     remedy: str = ""
-    #: Mends it, where that is safe to do unasked of anyone but `--fix`.
+    #: Does what `remedy` says, where that is safe without asking anyone. Raises ServiceError.
     fix: Callable[[], None] | None = None
+
+    def mended(self) -> tuple[Finding, str]:
+        """Apply the remedy; give the condition as it then is, and what came of it."""
+        try:
+            if self.fix:
+                self.fix()
+        except ServiceError as exc:
+            return self, f"not applied: {exc}"
+        return replace(self, severity="ok"), "applied"
 
 
 def findings(settings: Settings) -> Iterable[tuple[str, Finding]]:
