@@ -9,9 +9,13 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import islice
 
 import click
 import msgspec
+
+#: A table is as wide as its rows want, so it is made of so many at a time: however many there are, memory stays flat.
+_TABLE_ROWS = 1000
 
 
 def print_json(document: object) -> None:
@@ -48,15 +52,20 @@ def _json(document: object) -> str:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
-    """Print the named columns of rows."""
+    """Print the named columns of rows, however many, as one table after another."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
-    for row in rows:
-        # Values are the users': markup in them is text.
-        table.add_row(*(text(row[column]).replace("[", r"\[") for column in columns))
-    Console().print(table)
+    console, rest = Console(), iter(rows)
+    page = list(islice(rest, _TABLE_ROWS))
+    while True:
+        table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+        for row in page:
+            # Values are the users': markup in them is text.
+            table.add_row(*(text(row[column]).replace("[", r"\[") for column in columns))
+        console.print(table)
+        if not (page := list(islice(rest, _TABLE_ROWS))):
+            return
 
 
 def text(value: object) -> str:

@@ -1,31 +1,38 @@
 -- The queries of the operator's commands. A filter that was not given is null; {where} is the operator's own condition.
 
--- name: chosen
-pgherald.delivery LEFT JOIN pgherald.event USING (event_id)
-WHERE (%(ids)s::bigint[] IS NULL OR delivery.id = ANY (%(ids)s))
+-- name: asked
+(%(ids)s::bigint[] IS NULL OR delivery.id = ANY (%(ids)s))
     AND (%(states)s::text[] IS NULL OR state = ANY (%(states)s))
     AND (%(rule)s::text IS NULL OR rule = %(rule)s)
     AND (%(lane)s::text IS NULL OR lane = %(lane)s)
     AND (%(key)s::text IS NULL OR key = %(key)s)
     AND (%(since)s::timestamptz IS NULL OR created_at >= %(since)s)
-    AND ({where})
 
 -- name: find
-SELECT delivery.* FROM {chosen}
+SELECT delivery.* FROM pgherald.delivery LEFT JOIN pgherald.event USING (event_id)
+WHERE {asked} AND ({where})
 ORDER BY delivery.id DESC
 LIMIT %(limit)s
 
 -- name: count_by_reason
 SELECT rule, state, error ->> 'class' AS class, error ->> 'reason' AS reason, count(*), max(delivery.id) AS last
-FROM {chosen}
+FROM pgherald.delivery LEFT JOIN pgherald.event USING (event_id)
+WHERE {asked} AND ({where})
 GROUP BY 1, 2, 3, 4
 ORDER BY 5 DESC
 
 -- name: page
--- In the order of the primary key: however many there are, all pages together read the table once.
-SELECT delivery.id, consumer, lane, key FROM {chosen} AND delivery.id > %(after)s AND delivery.id <= %(last)s
+-- In the order of the primary key: however many there are, all pages together read the tables once. The condition is looked
+-- at afterwards, of these few: before the limit, a planner that thinks it rare would read all events for each page.
+WITH page AS MATERIALIZED (
+    SELECT * FROM pgherald.delivery
+    WHERE {asked} AND delivery.id > %(after)s AND delivery.id <= %(last)s
+    ORDER BY delivery.id
+    LIMIT %(most)s
+)
+SELECT delivery.id, consumer, lane, key, coalesce(({where}), false) AS chosen
+FROM page AS delivery LEFT JOIN pgherald.event USING (event_id)
 ORDER BY delivery.id
-LIMIT %(most)s
 
 -- name: show
 SELECT delivery.*, topic, partition, record_offset, committed_at, envelope, raw IS NOT NULL AS has_raw, (

@@ -62,7 +62,8 @@ class Operations:
         """Find deliveries up to an id, oldest first, page by page, each as it is when it is asked for."""
         query, after = _query("page", wanted), -1
         while page := self._ask(query, asdict(wanted) | {"after": after, "last": last, "most": _PAGE}, wanted):
-            yield page
+            if chosen := [row for row in page if row["chosen"]]:
+                yield chosen
             after = page[-1]["id"]
 
     def show(self, delivery_id: int) -> Row | None:

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import entry_points
+from itertools import islice
 from typing import Protocol, cast
 
 from cdc.contract import envelope as wire
@@ -33,13 +34,20 @@ from consumers.rules import Rules
 ROWS = "pgherald.rows"
 #: How long the reader and the consumers may take to catch up with what the look shows.
 _PATIENCE_S = 20.0
-_BATCH = 5000
+#: For each batch the ledger is read through once: so few of them, and of rows as they came, which take little memory.
+_BATCH, _BATCH_BYTES = 20_000, 16 * 1024 * 1024
+#: How many events are planned in one transaction, as a poll's are.
+_STORED = 500
 #: Columns that tell when a row was made, if they are of a type with a time; tried in this order.
 _CREATED = ("created_at", "createdat", "created_on", "created", "date_created", "registered_at", "date_joined")
 _ACTIVE = "SELECT active FROM pg_replication_slots WHERE slot_name = %s"
 _CONFIRMED = "SELECT confirmed_flush_lsn >= %s::pg_lsn FROM pg_replication_slots WHERE slot_name = %s AND active"
 #: Something for the reader to come by, in a database where nothing else is written.
 _SOMETHING = "SELECT pg_logical_emit_message(true, 'pgherald', '{}')"
+
+
+#: A key and its envelope.
+Row = tuple[str, bytes]
 
 
 class Rows(Protocol):
@@ -61,6 +69,26 @@ class Missing:
     target: str
     lane: str
     key: str
+
+
+class _Batch:
+    """Rows that wait to be compared."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self._bytes = 0
+
+    def add(self, key: str, value: bytes) -> None:
+        self.rows.append((key, value))
+        self._bytes += len(value)
+
+    def clear(self) -> None:
+        self.rows.clear()
+        self._bytes = 0
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.rows) >= _BATCH or self._bytes >= _BATCH_BYTES
 
 
 class Recovery:
@@ -99,35 +127,45 @@ class Recovery:
                 return f"`pgherald consume {consumer}` has not read {topic} to its end yet"
         return ""
 
-    def missing(self, where: str, found: Callable[[Missing], None], *, apply: bool) -> None:
-        """Find what is missing of the rows that a condition chooses; with `apply`, plan it too."""
-        batch: list[Event] = []
+    def missing(
+        self, where: str, found: Callable[[Missing], None], compared: Callable[[int], None], *, apply: bool
+    ) -> None:
+        """Find what is missing of the rows that a condition chooses; with `apply`, plan it too.
+
+        `compared` is told of each batch's length.
+        """
+        batch = _Batch()
+
+        def compare() -> None:
+            self._compare(batch.rows, found, apply)
+            compared(len(batch.rows))
+            batch.clear()
 
         def take(key: bytes | None, value: bytes) -> None:
             if key is None:
                 raise ConfigInvalid(f"{self._table} has no primary key: who got what can't be told")
-            batch.append(self._event(key.decode(), value))
-            if len(batch) >= _BATCH:
-                self._compare(batch, found, apply)
-                batch.clear()
+            batch.add(key.decode(), value)
+            if batch.is_full:
+                compare()
 
         self._rows.read(self._table, where, take)
-        self._compare(batch, found, apply)
+        compare()
 
-    def _compare(self, batch: Sequence[Event], found: Callable[[Missing], None], apply: bool) -> None:
+    def _compare(self, rows: Sequence[Row], found: Callable[[Missing], None], apply: bool) -> None:
         for consumer, rules in self.rules.items():
-            entries = list(self._lacking(consumer, rules, batch))
-            if apply and entries:
-                # Planned twice, by two at once or after a crash, it is the same event: nothing is doubled.
-                self._ledgers[consumer].store(entries)
-            for entry in entries:
-                for planned in entry.planned:
-                    found(Missing(consumer, planned.rule, planned.target, planned.lane, entry.key or ""))
+            lacking = self._lacking(consumer, rules, rows)
+            while entries := list(islice(lacking, _STORED)):
+                if apply:
+                    # Planned twice, by two at once or after a crash, it is the same event: nothing is doubled.
+                    self._ledgers[consumer].store(entries)
+                for entry in entries:
+                    for planned in entry.planned:
+                        found(Missing(consumer, planned.rule, planned.target, planned.lane, entry.key or ""))
 
-    def _lacking(self, consumer: str, rules: Rules, batch: Sequence[Event]) -> Iterator[Entry]:
-        keys = [key for event in batch if (key := event.key) is not None]
+    def _lacking(self, consumer: str, rules: Rules, rows: Sequence[Row]) -> Iterator[Entry]:
+        keys = [key for key, _ in rows]
         had = self._ledgers[consumer].had([*keys, *map(pseudonym, keys)])
-        for event in batch:
+        for event in (self._event(key, value) for key, value in rows):
             names = (event.key, pseudonym(event.key or ""))
             planned = [
                 planned

@@ -19,6 +19,9 @@ from consumers.operate import as_json, since
 from consumers.operator import Operator
 from consumers.recover import Missing, Recovery, Rows, chosen, open_rows
 
+#: Rows between two words about how far it is.
+_SAID_EVERY = 100_000
+
 
 @click.command()
 @click.option("--since", required=True, callback=since, help="Users who registered since: 2h, 7d, or a time.")
@@ -66,6 +69,7 @@ class _Run:
         self._table_name = table_name
         self._array = console.JsonArray() if as_json else None
         self._counts: Counter[str] = Counter()
+        self._rows = 0
         self.operator = Operator(settings.ledger_dsn, console.who())
 
     def tables(self) -> list[TableName]:
@@ -94,11 +98,11 @@ class _Run:
                 click.echo(f"{behind}: what is on its way to it is listed too", err=True)
             where = chosen(created, self._since, self._where)
             if not self._apply:
-                recovery.missing(where, self._found, apply=False)
+                recovery.missing(where, self._found, self._compared, apply=False)
                 return
             asked = {"table": str(table), "since": self._since, "where": condition.masked(self._where)}
             with self.operator.noted("recover", asked, self._counts.total):
-                recovery.missing(where, self._found, apply=True)
+                recovery.missing(where, self._found, self._compared, apply=True)
 
     def end(self) -> None:
         """Say how many there are."""
@@ -117,6 +121,12 @@ class _Run:
             raise click.UsageError(f"{table}: say which rows are new: --created COLUMN, or --where SQL")
         else:
             click.echo(f"{table}: no column tells when a row was made (--created): every row counts", err=True)
+
+    def _compared(self, rows: int) -> None:
+        """Say on the way how many there were, where it takes a while."""
+        before, self._rows = self._rows, self._rows + rows
+        if self._rows // _SAID_EVERY > before // _SAID_EVERY:
+            click.echo(f"{self._rows} rows are compared", err=True)
 
     def _found(self, missing: Missing) -> None:
         self._counts[missing.rule] += 1

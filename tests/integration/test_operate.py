@@ -1,7 +1,8 @@
 """The operator's commands on a real ledger."""
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -232,7 +233,9 @@ def test_a_condition_changes_nothing_and_is_one_condition(kept: Ledger, settings
 
 def test_a_long_list_is_printed_row_by_row(kept: Ledger, settings: Path) -> None:
     kept.store([entry(lsn, f"k{lsn}") for lsn in range(1500)])
-    assert [row["key"] for row in listed(settings)] == [f"k{lsn}" for lsn in reversed(range(1500))]
+    newest_first = [f"k{lsn}" for lsn in reversed(range(1500))]
+    assert [row["key"] for row in listed(settings)] == newest_first
+    assert re.findall(r"k\d+", run(deliveries, settings, "list", "--limit", "1500").output) == newest_first
     assert listed(settings, "--rule", "other") == []
 
 
@@ -249,6 +252,30 @@ def test_a_change_of_many_goes_page_by_page(
     assert database.execute(spread) == [(8,)]
     assert "10 are cancelled" in run(deliveries, settings, "cancel", "--rule", "welcome").output
     assert set(states(database).values()) == {"cancelled"}
+
+
+@pytest.mark.parametrize(
+    ("where", "chosen"),
+    [
+        ("true", range(2500)),
+        ("(envelope->'after'->>'id')::int % 2 = 0", range(0, 2500, 2)),
+        ("(envelope->'after'->>'id')::int BETWEEN 999 AND 2000", range(999, 2001)),
+        ("(envelope->'after'->>'id')::int = 2400 OR envelope->'after'->>'nosuch' <> 'x'", [2400]),
+    ],
+)
+def test_pages_lose_and_repeat_nothing_whatever_the_condition_leaves_of_them(
+    kept: Ledger,
+    settings: Path,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    chosen: Sequence[int],
+) -> None:
+    monkeypatch.setattr(operations, "_PAGE", 1000)
+    kept.store([entry(lsn, f"k{lsn}") for lsn in range(2500)])
+    said = run(deliveries, settings, "cancel", "--state", "pending", "--where", where).output
+    assert f"{len(chosen)} are cancelled" in said
+    assert sorted(lsn for lsn, state in states(database).items() if state == "cancelled") == list(chosen)
 
 
 def test_what_changed_is_one_document_on_request(kept: Ledger, settings: Path) -> None:

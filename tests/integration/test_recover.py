@@ -12,7 +12,7 @@ from cdc.reread import open_rows
 from cdc.runtime.errors import ConfigInvalid
 from cdc.runtime.fields import TableName
 from cdc.runtime.settings import Settings
-from consumers import console
+from consumers import console, recover
 from consumers.delivery import Mark
 from consumers.erase import Erasure
 from consumers.ledger import Ledger
@@ -70,7 +70,9 @@ def missing(settings: Settings, where: str = "true", *, apply: bool = False, cre
     """Tell (rule, key) of what is missing."""
     found: list[Missing] = []
     with open_rows(settings) as rows, closing(Recovery(settings, TABLE, rows, 1)) as recovery:
-        recovery.missing(chosen(created or recovery.created(), SINCE, where), found.append, apply=apply)
+        recovery.missing(
+            chosen(created or recovery.created(), SINCE, where), found.append, lambda _rows: None, apply=apply
+        )
     return {(one.rule, json.loads(one.key)["id"]) for one in found}
 
 
@@ -104,6 +106,31 @@ def test_what_is_missing_becomes_an_ordinary_delivery_once(
     }
     assert (delivery.envelope.op, delivery.envelope.source.snapshot) == ("r", "recovery")
     assert ledger.mark([Mark(delivery, Sent({}), "me")])
+
+
+def test_many_rows_are_compared_batch_by_batch(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recover, "_BATCH", 1000)
+    monkeypatch.setattr(recover, "_STORED", 300)
+    database.execute("INSERT INTO users SELECT g, g || '@example.org' FROM generate_series(1, 2500) g")
+    everyone = {(rule, str(id_)) for rule in ("welcome", "verify") for id_ in range(1, 2501)}
+    assert missing(settings) == everyone
+    assert missing(settings, apply=True) == everyone
+    assert missing(settings) == set()
+    assert database.execute("SELECT count(*), count(DISTINCT (rule, key)) FROM pgherald.delivery") == [(5000, 5000)]
+
+
+def test_large_rows_are_compared_before_they_are_many(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recover, "_BATCH_BYTES", 300)
+    batch = recover._Batch()
+    full = []
+    for _ in range(3):
+        batch.add("k", b"x" * 100)
+        full.append(batch.is_full)
+    assert full == [False, False, True]
+    batch.clear()
+    assert not batch.is_full
 
 
 def test_who_was_erased_is_not_missing(settings: Settings, ledger: Ledger, database: Database) -> None:
