@@ -111,5 +111,12 @@ def owners(settings: Settings) -> dict[str, str]:
     return {lane: consumer for consumer in consumers for lane in of(settings, consumer, 0.0).names}
 
 
+def rates(settings: Settings) -> dict[str, float]:
+    """Give the rate of each lane that has one, per second: each process keeps to it for itself, and they add up."""
+    found = {f"service:{name}": service.rate for name, service in settings.services.items()}
+    found |= {_name(rule): settings.smtp.rate for rule in settings.rules if rule.mail and settings.smtp}
+    return {lane: rate for lane, rate in found.items() if rate}
+
+
 def _name(rule: Rule) -> str:
     return f"{rule.kind}:{rule.name}"

@@ -66,6 +66,11 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON d
 dry_run = click.option("--dry-run", "is_dry_run", is_flag=True, help="Only say what would happen.")
 
 
+def _changing(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what every change of deliveries takes."""
+    return click.argument("ids", type=int, nargs=-1)(_filters(dry_run(as_json(with_settings(command)))))
+
+
 @click.group()
 def deliveries() -> None:
     """See what was sent, what waits and what failed and why; replay, cancel or purge it."""
@@ -110,12 +115,8 @@ def show(settings: Settings, delivery_id: int, as_json: bool) -> None:
 
 
 @deliveries.command("replay")
-@click.argument("ids", type=int, nargs=-1)
-@_filters
 @click.option("--rate", default="", callback=_rate, help='At most so many become due, e.g. "10/s".')
-@dry_run
-@as_json
-@with_settings
+@_changing
 def replay(settings: Settings, rate: float | None, **given: Any) -> None:
     """Make deliveries pending again, all attempts anew. Dead and unknown ones, unless --state says otherwise.
 
@@ -143,11 +144,7 @@ def replay(settings: Settings, rate: float | None, **given: Any) -> None:
 
 
 @deliveries.command("cancel")
-@click.argument("ids", type=int, nargs=-1)
-@_filters
-@dry_run
-@as_json
-@with_settings
+@_changing
 def cancel(settings: Settings, **given: Any) -> None:
     """Cancel pending deliveries. What is being delivered now is not touched.
 
@@ -165,11 +162,7 @@ def cancel(settings: Settings, **given: Any) -> None:
 
 
 @deliveries.command("purge")
-@click.argument("ids", type=int, nargs=-1)
-@_filters
-@dry_run
-@as_json
-@with_settings
+@_changing
 def purge(settings: Settings, **given: Any) -> None:
     """Give dead letters up for good: their events leave the ledger, what is left of them is `cancelled`.
 
@@ -201,10 +194,15 @@ def lanes() -> None:
 @as_json
 @with_settings
 def list_lanes(settings: Settings, as_json: bool) -> None:
-    """List lanes: what waits in each, and whether and why it is paused."""
+    """List lanes: what waits in each, and whether and why it is paused.
+
+    A rate is per second and of each process; that of mails is shared by the mail lanes of the process.
+    """
+    rates = lanes_of.rates(settings)
     with closing(Operations(settings.ledger_dsn)) as operations:
-        rows = operations.lanes()
-    console.print_json(rows) if as_json else console.print_table(_LANES, rows)
+        rows = [row | {"rate_per_process": rates.get(row["lane"])} for row in operations.lanes()]
+    columns = _LANES if not any(row["rate_per_process"] for row in rows) else (*_LANES, "rate_per_process")
+    console.print_json(rows) if as_json else console.print_table(columns, rows)
 
 
 @lanes.command("pause")

@@ -200,6 +200,7 @@ def test_a_paused_lane_is_not_claimed_until_it_is_resumed(kept: Ledger, settings
     assert kept.claim({LANE: 1}, RULES, 1, 60) == []
     (lane,) = json.loads(run(lanes, settings, "list", "--json").output)
     assert (lane["lane"], lane["paused"], lane["reason"], lane["unfinished"]) == (LANE, True, "relay moves", 1)
+    assert lane["rate_per_process"] is None
     assert "relay moves" in run(lanes, settings, "list").output
     run(lanes, settings, "resume", LANE)
     assert len(kept.claim({LANE: 1}, RULES, 1, 60)) == 1

@@ -1,7 +1,7 @@
 """How much of each lane a process may take."""
 
 from cdc.runtime.settings import Settings
-from consumers.lanes import Bucket, Lane, Lanes, of, owners
+from consumers.lanes import Bucket, Lane, Lanes, of, owners, rates
 
 
 def services() -> Lanes:
@@ -94,3 +94,13 @@ def test_a_consumer_has_a_worker_for_each_connection_of_its_lanes() -> None:
     assert [of(settings(), consumer, 0.0).workers for consumer in ("mail", "services", "crm")] == [3, 3, 11]
     rooms = {"mail:bulk": 6, "function:tell": 4, "topic:write": 4, "crm:(undecodable)": 1}
     assert of(settings(), "crm", 0.0).room([], 0.0) == rooms
+
+
+def test_a_lane_has_the_rate_of_its_service_or_of_the_relay() -> None:
+    given = settings()
+    assert given.smtp
+    assert rates(given) == {}
+    slow = given.services["a"].model_copy(update={"rate": 5.0})
+    relay = given.smtp.model_copy(update={"rate": 14.0})
+    limited = given.model_copy(update={"smtp": relay, "services": {"a": slow}})
+    assert rates(limited) == {"service:a": 5.0, "mail:welcome": 14.0, "mail:bulk": 14.0}
