@@ -77,9 +77,11 @@ class Environment(ImmutableSandboxedEnvironment):
         super().__init__(undefined=StrictUndefined, **options)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        """Read a row's column before a method of its mapping."""
+        """Read a row's column before a method of its mapping, and our own fields without asking what they may do."""
         if isinstance(obj, dict) and attribute in obj:
             return obj[attribute]
+        if isinstance(obj, SeenEvent | SeenUser) and attribute in obj.__slots__:
+            return getattr(obj, attribute)
         return super().getattr(obj, attribute)
 
 

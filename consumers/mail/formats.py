@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Literal
 
 from babel import Locale, dates, numbers
@@ -21,7 +22,7 @@ _UNITS: tuple[tuple[_Unit, timedelta], ...] = (
 @pass_context
 def format_date(context: Context, value: date | str, style: Any = "long") -> str:
     """Write the day of a time, in UTC; a column's ISO text will do."""
-    return dates.format_date(_moment(value), style, _locale(context))
+    return _day(_moment(value).date(), style, context["lang"])
 
 
 @pass_context
@@ -65,5 +66,16 @@ def _moment(value: date | str) -> datetime:
     return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
 
 
+@lru_cache(maxsize=256)
+def _day(day: date, style: str, lang: str) -> str:
+    """Write a day once for the many mails of that day."""
+    return dates.format_date(day, style, _parsed(lang))
+
+
 def _locale(context: Context) -> Locale:
-    return Locale.parse(context["lang"], sep="-")
+    return _parsed(context["lang"])
+
+
+@lru_cache(maxsize=256)
+def _parsed(lang: str) -> Locale:
+    return Locale.parse(lang, sep="-")

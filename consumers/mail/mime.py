@@ -30,7 +30,7 @@ def alternative(text: str, html: str) -> bytes:
 
 
 def _part(subtype: str, text: str) -> bytes:
-    encoding, body = _encoded(_LINE_END.sub("\n", text).encode())
+    encoding, body = _encoded((_LINE_END.sub("\n", text) if "\r" in text else text).encode())
     headers = f"Content-Type: text/{subtype}; charset=utf-8\r\nContent-Transfer-Encoding: {encoding}\r\n\r\n"
     return headers.encode() + body.replace(b"\n", b"\r\n")
 

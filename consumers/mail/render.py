@@ -58,7 +58,7 @@ class Renderer:
         if template not in self.locales:
             raise TemplateInvalid(f"there is no template {template} in {self.folder}", template=template)
         own, lang = negotiate(locale, tuple(self.locales[template]))
-        seen = {**names, "lang": lang, "dir": Locale.parse(own).text_direction}
+        seen = {**names, "lang": lang, "dir": _direction(own)}
         place = template if own == ROOT_LOCALE else f"{template}/{own}"
         subject, text, html = (self._render(f"{place}/{part}", seen) for part in PARTS)
         html = self._with_styles(html, f"{place}/{HTML}")
@@ -122,6 +122,12 @@ def negotiate(wanted: str | None, offered: tuple[str, ...]) -> tuple[str, str]:
             return candidate, str(locale).replace("_", "-")
         candidate = candidate.rpartition("_")[0]
     return ROOT_LOCALE, ROOT_LOCALE
+
+
+@cache
+def _direction(locale: str) -> str:
+    """Say which way a locale of ours is written."""
+    return Locale.parse(locale).text_direction
 
 
 def _parse(text: str) -> Locale | None:

@@ -237,6 +237,56 @@ def test_mails_share_a_connection_also_after_a_refusal(relay: Relay, connect: Co
     assert (relay.connections, len(relay.accepted)) == (1, 2)
 
 
+def test_a_relay_that_wants_the_text_of_a_refused_mail_gets_no_dot(relay: Relay, connect: Connect) -> None:
+    relay.lax = True
+    transport = connect(relay)
+    relay.script.next("rcpt", "550 5.1.1 unknown")
+    with pytest.raises(MailRejected):
+        transport.send(mail("eve@example.org"), Permission())
+    transport.send(mail(), Permission())
+    relay.stop()
+    assert [accepted.recipients for accepted in relay.accepted] == [("ada@example.org",)]
+    assert relay.connections == 2
+
+
+@pytest.mark.parametrize("place", ["mail", "rcpt"])
+def test_what_was_refused_counts_even_if_the_relay_hangs_up_before_it_has_answered_all(
+    relay: Relay, connect: Connect, place: str
+) -> None:
+    relay.script.next(place, "451 4.7.1 greylisted" if place == "rcpt" else "552 5.3.4 too big")
+    relay.script.always("rcpt" if place == "mail" else "data", Fault.DROP)
+    relay.lax = True
+    with pytest.raises(Deferred if place == "rcpt" else MailRejected):
+        connect(relay).send(mail(), Permission())
+
+
+def test_a_relay_that_takes_one_command_at_a_time_gets_one_at_a_time(relay: Relay, connect: Connect) -> None:
+    relay.script.always("ehlo", "250-relay.test\r\n250 8BITMIME")
+    transport = connect(relay)
+    for place, step, error in (
+        ("mail", "421 4.3.2 closing", DependencyDown),
+        ("rcpt", "550 5.1.1 unknown", MailRejected),
+        ("rcpt", Fault.DROP, DependencyDown),
+        ("data", "451 4.3.0 later", Deferred),
+        ("data", "354 go on\r\n250 2.0.0 kept", DependencyDown),
+    ):
+        relay.script.next(place, step)
+        with pytest.raises(error):
+            transport.send(mail(), Permission())
+        transport.send(mail(), Permission())
+    assert len(relay.accepted) == 5
+
+
+@pytest.mark.parametrize(
+    "address", ["ada@example.org>\r\nRCPT TO:<eve@example.org", "a>b@example.org", "a\n@example.org"]
+)
+def test_an_address_that_would_end_its_command_is_not_said(relay: Relay, connect: Connect, address: str) -> None:
+    with pytest.raises(MailRejected) as refused:
+        connect(relay).send(mail(address), Permission())
+    assert refused.value.fields["code"] == "address_invalid"
+    assert not relay.accepted
+
+
 def test_a_connection_that_the_relay_closed_meanwhile_costs_no_mail(relay: Relay, connect: Connect) -> None:
     transport = connect(relay)
     transport.send(mail(), Permission())

@@ -58,6 +58,7 @@ class Relay(Misbehaving):
         self.left_open: list[bytes] = []
         self.connections = 0
         self.quits = 0  #: connections that ended as they should
+        self.lax = False  #: takes a text that is for nobody
         self.delay_s = 0.0  #: before each answer to a final dot
         self.dialogues: set[_Dialogue] = set()
 
@@ -89,6 +90,7 @@ class _Dialogue(socketserver.StreamRequestHandler):
     """One connection. A method per command; each sends exactly one answer."""
 
     server: _Server
+    disable_nagle_algorithm = True  # else the second of several answers waits until the first is acknowledged
 
     def setup(self) -> None:
         super().setup()
@@ -132,7 +134,7 @@ class _Dialogue(socketserver.StreamRequestHandler):
         return known or (lambda _: self._send("502 5.5.1 not known here"))
 
     def _on_ehlo(self, _: str) -> None:
-        extensions = ["relay.test", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"]
+        extensions = ["relay.test", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "PIPELINING"]
         if self.relay.tls and not self.encrypted:
             extensions.append("STARTTLS")
         elif self.relay.users:
@@ -162,11 +164,13 @@ class _Dialogue(socketserver.StreamRequestHandler):
 
     def _on_rcpt(self, argument: str) -> None:
         recipient = _address(argument)
-        if self._answer("250 2.1.5 ok", f"rcpt {recipient}", "rcpt"):
+        if not self.sender:
+            self._send("503 5.5.1 no MAIL")
+        elif self._answer("250 2.1.5 ok", f"rcpt {recipient}", "rcpt"):
             self.recipients.append(recipient)
 
     def _on_data(self, _: str) -> None:
-        if not self.recipients:
+        if not self.recipients and not self.relay.lax:
             self._send("503 5.5.1 no recipient")
         elif self._answer("354 go on", "data"):
             content = self._body()
