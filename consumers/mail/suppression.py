@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -15,6 +16,7 @@ from cdc.runtime import postgres
 from cdc.runtime.errors import FatalError, ServiceError
 from consumers import queries
 from consumers.mail.message import Address
+from consumers.together import Together
 
 BOUNCE, COMPLAINT, UNSUBSCRIBE = REASONS = ("bounce", "complaint", "unsubscribe")
 #: An essential mail is sent to who unsubscribed from the others, and to nobody where it would only do harm.
@@ -39,6 +41,7 @@ class Suppression:
         self._dsn = dsn
         self._lock = threading.Lock()
         self._connection: postgres.Connection | None = None
+        self._reasons: Together[str, set[str]] = Together(self._reasons_of, set())
 
     def close(self) -> None:
         """Close the connection; the next call opens another."""
@@ -49,8 +52,14 @@ class Suppression:
 
     def holds(self, hashed: str, *, essential: bool) -> bool:
         """Tell whether an address gets no mail; who only unsubscribed gets essential ones."""
-        reasons = {row["reason"] for row in self._ask("reasons", hash=hashed)}
+        reasons = self._reasons(hashed)
         return bool(reasons & ESSENTIAL_TOO if essential else reasons)
+
+    def _reasons_of(self, hashes: Sequence[str]) -> dict[str, set[str]]:
+        found: defaultdict[str, set[str]] = defaultdict(set)
+        for row in self._ask("reasons", hashes=list(hashes)):
+            found[row["address_hash"]].add(row["reason"])
+        return found
 
     def add(self, hashes: Sequence[str], reason: str, source: str) -> int:
         """Put addresses on the list; tell how many were not on it for this reason."""

@@ -1,7 +1,7 @@
 -- The queries of the suppression list. A filter that was not given is null.
 
 -- name: reasons
-SELECT reason FROM pgherald.suppression WHERE address_hash = %(hash)s
+SELECT address_hash, reason FROM pgherald.suppression WHERE address_hash = ANY (%(hashes)s)
 
 -- name: add
 INSERT INTO pgherald.suppression (address_hash, reason, source)
