@@ -106,7 +106,7 @@ class Deliver:
 
     def _claim(self) -> bool:
         in_work = [delivery.lane for delivery in list(self._held.values())]
-        most, room = self._lanes.most(in_work), self._lanes.room(in_work, time.monotonic())
+        most, room = self._lanes.most(len(in_work)), self._lanes.room(in_work, time.monotonic())
         if not most or not room:
             return False
         claimed = self._ledger.claim(room, list(self._rules), most, self._lease_s)
@@ -190,7 +190,8 @@ class Deliver:
         else:
             journal.write_not_ours(mark)
         self._held.pop(mark.delivery.id, None)
-        self.wake.set()
+        if self._stop.requested or self._lanes.most(len(self._held)):
+            self.wake.set()
 
     def _put_off(self, became: Outcome) -> None:
         """Take note of when it is due, if it is to come again."""
@@ -198,6 +199,7 @@ class Deliver:
             later_s = became.pause_s if isinstance(became, Pause) else became.after_s
             # A little later than the database will say: looking too early is looking twice.
             self._due_at = min(self._due_at, time.monotonic() + later_s + 0.01)
+            self.wake.set()
 
     def _end(self) -> None:
         not_begun = self._not_begun()

@@ -14,6 +14,10 @@ from cdc.runtime.sections import Rule
 from cdc.runtime.settings import Settings
 from consumers.planning import lane_of_undecodable
 
+#: So many more mails than connections are prepared at a time: rendering one overlaps with waiting for the relay. With
+#: one connection none: mails go one after the other.
+_PREPARED = 8
+
 #: How many deliveries of a function or a topic a process has in work; of one key it is one.
 TARGET_CONNECTIONS = 4
 
@@ -65,9 +69,9 @@ class Lanes:
         self._connections = {lane.name: lane.connections for lane in lanes}
         self._buckets = {lane.name: Bucket(lane.rate, now_s) for lane in lanes if lane.rate}
 
-    def most(self, in_work: Sequence[str]) -> int:
+    def most(self, in_work: int) -> int:
         """Say how many to take in all; none while there is enough for every worker: few claims that take many."""
-        free = self.workers + self._ahead - len(in_work)
+        free = self.workers + self._ahead - in_work
         return free if free >= max(1, self._ahead) else 0
 
     def room(self, in_work: Sequence[str], now_s: float) -> dict[str, int]:
@@ -92,7 +96,9 @@ class Lanes:
 def of(settings: Settings, consumer: str, now_s: float) -> Lanes:
     """Give the lanes of a consumer's rules: one a mail rule, a function or a topic, and one a service."""
     rules = settings.rules_of(consumer)
-    mailers = settings.smtp.connections if settings.smtp and any(rule.mail for rule in rules) else 0
+    mailers = 0
+    if settings.smtp and any(rule.mail for rule in rules):
+        mailers = settings.smtp.connections + min(settings.smtp.connections - 1, _PREPARED)
     # Mails are taken ahead: a claim costs what a short sending does.
     mails = [Lane(_name(rule), 2 * mailers) for rule in rules if rule.mail]
     others = [Lane(_name(rule), TARGET_CONNECTIONS) for rule in rules if rule.target]

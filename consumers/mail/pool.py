@@ -53,7 +53,7 @@ class Pool(Generic[C]):
 
     @contextmanager
     def borrow(self) -> Iterator[C]:
-        """Lend a connection, an open one if there is any."""
+        """Lend a connection, an open one if there is any. Raises DependencyDown when `close` came first."""
         with self._slots:
             connection = self._take_fit() or self._new()
             try:
@@ -97,6 +97,8 @@ class Pool(Generic[C]):
             return connection
 
     def _new(self) -> C:
+        if self._closed:
+            raise DependencyDown("the process ends: nothing was sent")
         connection = self._connect()
         with self._lock:
             self._busy.add(connection)

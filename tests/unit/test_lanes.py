@@ -15,7 +15,7 @@ def mail() -> Lanes:
 def test_a_lane_that_hangs_leaves_the_others_room() -> None:
     busy = ["service:a", "service:a"]
     assert services().room(busy, 1.0) == {"service:b": 2}
-    assert services().most(busy) == 3
+    assert services().most(len(busy)) == 3
 
 
 def test_a_rate_is_kept_over_time() -> None:
@@ -43,9 +43,9 @@ def test_a_slow_rate_gives_its_one_token_in_time() -> None:
 
 
 def test_mails_are_taken_ahead_and_many_at_a_time() -> None:
-    assert mail().most([]) == 16
-    assert mail().most(["mail:welcome"] * 8) == 8
-    assert mail().most(["mail:welcome"] * 9) == 0
+    assert mail().most(0) == 16
+    assert mail().most(8) == 8
+    assert mail().most(9) == 0
 
 
 def test_a_waiting_lane_says_when_to_look_again() -> None:
@@ -90,9 +90,9 @@ def test_each_lane_belongs_to_one_consumer() -> None:
     }
 
 
-def test_a_consumer_has_a_worker_for_each_connection_of_its_lanes() -> None:
-    assert [of(settings(), consumer, 0.0).workers for consumer in ("mail", "services", "crm")] == [3, 3, 11]
-    rooms = {"mail:bulk": 6, "function:tell": 4, "topic:write": 4, "crm:(undecodable)": 1}
+def test_a_consumer_has_a_worker_for_each_connection_of_its_lanes_and_prepares_some_mails_more() -> None:
+    assert [of(settings(), consumer, 0.0).workers for consumer in ("mail", "services", "crm")] == [5, 3, 13]
+    rooms = {"mail:bulk": 10, "function:tell": 4, "topic:write": 4, "crm:(undecodable)": 1}
     assert of(settings(), "crm", 0.0).room([], 0.0) == rooms
 
 
