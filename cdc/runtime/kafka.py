@@ -15,7 +15,7 @@ from kafka.coordinator.assignors.range import RangePartitionAssignor
 
 from cdc.runtime import topics
 from cdc.runtime.errors import AccessDenied, BrokerUnavailable, ConfigInvalid, FatalError, ServiceError
-from cdc.runtime.hints import ADDRESS, CERTIFICATE, FILES, OWN_CERTIFICATE, RIGHTS
+from cdc.runtime.hints import ADDRESS, CERTIFICATE, FILES, OWN_CERTIFICATE, RIGHTS, TLS_VERSION
 from cdc.runtime.sections import Kafka
 from cdc.runtime.settings import Settings
 
@@ -59,6 +59,8 @@ def _of_tls(exc: ssl.SSLError) -> ServiceError:
     """Tell a certificate that one side does not accept from a connection that broke."""
     if isinstance(exc, ssl.SSLCertVerificationError):
         return AccessDenied(f"Kafka's certificate is not accepted: {exc.verify_message}", hint=CERTIFICATE)
+    if "PROTOCOL_VERSION" in (exc.reason or ""):
+        return AccessDenied(f"Kafka refuses TLS: {exc.reason}", hint=TLS_VERSION)
     if "ALERT" in (exc.reason or ""):
         return AccessDenied(f"Kafka refuses TLS: {exc.reason}", hint=OWN_CERTIFICATE)
     return BrokerUnavailable(f"TLS with Kafka broke: {exc.reason}", hint=ADDRESS)
@@ -99,6 +101,10 @@ def _tls(kafka: Kafka) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=kafka.ssl_ca_file)
         if kafka.ssl_certificate_file:
             context.load_cert_chain(kafka.ssl_certificate_file, kafka.ssl_key_file)
+        if kafka.security_protocol == "SSL":
+            # The tickets that a TLS 1.3 server sends behind its handshake reach a client that has asked nothing yet,
+            # and kafka-python hangs up. With SASL it has asked.
+            context.maximum_version = ssl.TLSVersion.TLSv1_2
     except (OSError, ssl.SSLError) as exc:
         raise ConfigInvalid(
             f"a certificate or key can't be read: {type(exc).__name__}",

@@ -30,6 +30,8 @@ _LOST = ("08", "53", "57P01", "57P02", "57P03", "57P05", "25P03")
 #: Deadlock, serialization failure, lock not available, query cancelled: the transaction is to be run again.
 _AGAIN = ("40", "55P03", "57014")
 _REFUSED = ("28", "42501", "3D000")
+#: Of a client's certificate: the server's words, TLS's, and libpq's of files that can't be used.
+_OWN_CERTIFICATE = ("valid client certificate", "alert unknown ca", "alert bad cert", "certificate file", "private key")
 #: Errors of a connection attempt carry no SQLSTATE in psycopg2: the server's words are all there is.
 _REFUSED_AT_LOGIN = (
     "authentication failed",
@@ -41,6 +43,7 @@ _REFUSED_AT_LOGIN = (
     "permission denied",
     "unsupported startup parameter",  # PgBouncer's words
     *("certificate verify failed", "server certificate for", "server does not support SSL", "root certificate file"),
+    *_OWN_CERTIFICATE,
 )
 
 
@@ -109,6 +112,10 @@ AROUND_POOLER = "Name PostgreSQL itself in the dsn, not PgBouncer or another poo
 
 
 def _login_hint(text: str) -> str:
+    if "root certificate" not in text and any(words in text for words in (*_OWN_CERTIFICATE, "certificate auth")):
+        return (
+            "Name in the dsn a certificate that PostgreSQL takes for this role, and its key (sslcert=FILE sslkey=FILE)"
+        )
     if "certificate" in text:
         return "Name in the dsn who signed the server's certificate (sslrootcert=FILE) and the host as it stands there"
     if "does not support SSL" in text:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -79,20 +80,26 @@ def remedies(deployment: Deployment) -> list[str]:
     return [command for finding in faults for command in finding["remedy"].split("; ")]
 
 
-@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-512"])
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-512", "certificate"])
 def test_what_preflight_prints_is_all_that_reader_and_consumer_need(
     deployment: Deployment, broker: SecuredKafka, certificates: Certificates, relay: Relay, mechanism: str
 ) -> None:
-    user = mechanism.partition("-")[0].lower()
-    use(deployment, broker.at("SASL_SSL"), "SASL_SSL", certificates.ca_file, log_in(user, mechanism), relay)
+    user, listener = mechanism.partition("-")[0].lower(), "SASL_SSL"
+    how = log_in(user, mechanism)
+    if mechanism == "certificate":  # the broker demands one, and reads the principal from it
+        listener = "SSL"
+        pair = certificates.issue(deployment.folder, user, user)
+        how = f'ssl_certificate_file = "{pair[0].name}"\nssl_key_file = "{pair[1].name}"\n'
+    use(deployment, broker.at(listener), listener, certificates.ca_file, how, relay)
     commands = remedies(deployment)
     assert {command.split()[0] for command in commands} == {"kafka-topics.sh", "kafka-acls.sh"}
     for command in commands:
-        broker.apply(re.sub("(--operation (Read|Write) )+", "--operation Describe ", command))
+        named = command.replace("User:PRINCIPAL", f"User:{user}")
+        broker.apply(re.sub("(--operation (Read|Write) )+", "--operation Describe ", named))
     allowed = [command for command in commands if command.startswith("kafka-acls.sh")]
     until(lambda: remedies(deployment) == allowed, 20, "preflight to see the topics, and that to see is not to use")
     for command in allowed:
-        broker.apply(command)
+        broker.apply(command.replace("User:PRINCIPAL", f"User:{user}"))
     until(lambda: remedies(deployment) == [], 20, "preflight to be content with Kafka")
     reader = deployment.capture()
     assert remedies(deployment) == []
@@ -198,6 +205,17 @@ def test_a_consumer_that_may_not_read_one_of_its_topics_ends_with_the_reason(
     assert last.startswith("pgherald: Kafka ")
     assert f"{deployment.name}.public.orders" in last
     assert "ACLs" in last
+
+
+def test_a_client_of_a_listener_without_login_is_let_in_every_time(
+    deployment: Deployment, broker: SecuredKafka, certificates: Certificates
+) -> None:
+    pair = certificates.issue(deployment.folder, "again", "again")
+    how = f'ssl_certificate_file = "{pair[0]}"\nssl_key_file = "{pair[1]}"\n'
+    use(deployment, broker.at("SSL"), "SSL", certificates.ca_file, how)
+    for _ in range(12):
+        with closing(client.admin(deployment.settings.kafka)) as admin:
+            assert admin.describe_cluster()["brokers"]
 
 
 def test_a_broker_that_is_away_is_waited_for(

@@ -61,13 +61,16 @@ class _Standby(LocalPostgres):
 
 @contextmanager
 def postgres_with_tls(certificates: Certificates, name: str) -> Iterator[LocalPostgres]:
-    """Start a server whose certificate is for this name."""
+    """Start a server whose certificate is for this name, and which trusts the same authority about its clients."""
 
     def make(home: Path) -> LocalPostgres:
         certificate, key = certificates.issue(home, "server", name)
         if os.geteuid() == 0:
             shutil.chown(key, "postgres", "postgres")
-        tls = {"ssl": "on", "ssl_cert_file": str(certificate), "ssl_key_file": str(key)}
+        authority = home / "ca.pem"
+        authority.write_bytes(certificates.ca_file.read_bytes())
+        files = {"ssl_cert_file": certificate, "ssl_key_file": key, "ssl_ca_file": authority}
+        tls = {"ssl": "on", **{setting: str(file) for setting, file in files.items()}}
         return LocalPostgres(home, free_port(), {"fsync": "off", **tls})
 
     with _started(make) as server:
