@@ -218,7 +218,7 @@ def _mail_options(opened: smtplib.SMTP, mail: Mail) -> list[str]:
     if opened.has_extn("size"):
         options.append(f"size={len(mail.content)}")
         limit = opened.esmtp_features["size"]
-        if limit.isdigit() and 0 < int(limit) < len(mail.content):  # RFC 1870 4: 0 is no limit
+        if limit.isdecimal() and len(limit) < 20 and 0 < int(limit) < len(mail.content):  # RFC 1870 4: 0 is no limit
             raise MailRejected(f"the mail is larger than the relay takes: {limit} bytes", code="too_large")
     if mail.needs_smtputf8:
         if not opened.has_extn("smtputf8"):

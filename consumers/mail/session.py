@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from cdc.runtime.errors import ConfigInvalid, DependencyDown
 from cdc.runtime.sections_mail import Smtp
+from consumers.mail.answers import Session, TlsSession
 from consumers.mail.reply import NO_CODE, Reply, refusal
 
 
@@ -69,8 +70,8 @@ def expect(
 
 def _dial(smtp: Smtp, tls: ssl.SSLContext | None, timeout_s: float) -> smtplib.SMTP:
     if smtp.security == "tls":
-        return smtplib.SMTP_SSL(smtp.host, smtp.port, local_hostname="localhost", timeout=timeout_s, context=tls)
-    return smtplib.SMTP(smtp.host, smtp.port, local_hostname="localhost", timeout=timeout_s)
+        return TlsSession(smtp.host, smtp.port, local_hostname="localhost", timeout=timeout_s, context=tls)
+    return Session(smtp.host, smtp.port, local_hostname="localhost", timeout=timeout_s)
 
 
 def _begin(session: smtplib.SMTP, smtp: Smtp, tls: ssl.SSLContext | None) -> None:
@@ -108,7 +109,7 @@ def step(what: str, whom: str = "the relay") -> Iterator[None]:
     try:
         yield
     except smtplib.SMTPResponseException as exc:
-        # Later ones are smtplib's own, a 500 for a line that is too long: not the relay's answer about a mail.
+        # Later ones are smtplib's own: not the relay's answer about a mail.
         code = exc.smtp_code if what in ("connect", "STARTTLS", "AUTH") else NO_CODE
         raise refusal(reply((code, exc.smtp_error)), what) from exc
     except ssl.SSLCertVerificationError as exc:
@@ -116,7 +117,7 @@ def step(what: str, whom: str = "the relay") -> Iterator[None]:
         raise DependencyDown(
             f"the certificate of {whom} is not good: {exc.verify_message}", hint=hint, step=what
         ) from exc
-    except (OSError, UnicodeError) as exc:
+    except (OSError, ValueError) as exc:  # ValueError: a challenge that is no base64, an address that is no ASCII
         raise DependencyDown(f"{whom}, {what}: {why(exc)}", hint=_HINTS.get(what, ""), step=what) from exc
 
 

@@ -2,9 +2,12 @@
 
 import asyncio
 import random
+import socketserver
 import ssl
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -154,6 +157,85 @@ def test_what_the_server_does_decides_what_becomes_of_the_delivery(
     if wait_s is not None:
         assert isinstance(became, Pause | Retry)
         assert (became.pause_s if isinstance(became, Pause) else became.after_s) == pytest.approx(wait_s, abs=5)
+
+
+class Wild(socketserver.ThreadingTCPServer):
+    """A server that says anything at one step, byte by byte or without end; everywhere else it is kind."""
+
+    allow_reuse_address = daemon_threads = True
+
+    def __init__(self, step: str, says: bytes, every_s: float = 0.0, *, endless: bool = False) -> None:
+        super().__init__(("127.0.0.1", 0), _WildDialogue)
+        self.step, self.says, self.every_s, self.endless = step, says, every_s, endless
+
+
+class _WildDialogue(socketserver.StreamRequestHandler):
+    server: Wild
+
+    def handle(self) -> None:
+        with suppress(OSError):
+            self._say("connect", b"220 ready\r\n")
+            while line := self.rfile.readline():
+                verb = line[:4].strip().upper().decode()
+                self._say(verb, {"DATA": b"354 go on\r\n", "AUTH": b"235 ok\r\n"}.get(verb, KIND))
+                if verb == "DATA" and self.server.step != "DATA":
+                    while self.rfile.readline() not in (b".\r\n", b""):
+                        pass
+                    self._say("DOT", b"250 kept\r\n")
+
+    def _say(self, step: str, usual: bytes) -> None:
+        if step != self.server.step:
+            self.wfile.write(usual)
+            return
+        while True:
+            if self.server.every_s:
+                for byte in self.server.says:
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(self.server.every_s)
+            else:
+                self.wfile.write(self.server.says)
+            if not self.server.endless:
+                return
+
+
+KIND = b"250-relay.test\r\n250-SIZE 1000000\r\n250 AUTH PLAIN LOGIN\r\n"
+
+
+@pytest.mark.parametrize("step", ["connect", "EHLO", "AUTH", "MAIL", "RCPT", "DATA", "DOT"])
+@pytest.mark.parametrize(
+    ("says", "more"),
+    [
+        (b"250-and more\r\n", {"endless": True}),
+        (b"250-and more\r\n", {"endless": True, "every_s": 0.02}),
+        (b"250-" + b"x" * 10_000_000, {}),
+        (b"250 " + b"x" * 100 + b"\r\n", {"every_s": 0.02}),
+        (b"250-half an answer\r\n", {}),
+        (b"999 what\r\n", {}),
+        (b"\0\0\0 \0\r\n", {}),
+        (b"334 !\xff not base64\r\n", {}),
+        (b"\r\n", {}),
+        ("٢٥٠ ok\r\n".encode(), {}),
+    ],
+)
+def test_an_answer_that_is_none_or_never_ends_is_given_up_in_time(
+    stack: ExitStack, step: str, says: bytes, more: dict[str, Any]
+) -> None:
+    server = stack.enter_context(Wild(step, says, **more))
+    stack.callback(server.shutdown)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    began_s = time.monotonic()
+    became, asked = attempt(stack, server.server_address[1], username="u", password="p")
+    assert time.monotonic() - began_s < 5
+    assert isinstance(became, Unknown if step == "DOT" else Pause), became
+    assert asked is (step == "DOT")
+
+
+@pytest.mark.parametrize("size", ["²", "9" * 5000, "-1", "many", "0"])
+def test_a_size_that_is_none_limits_nothing(stack: ExitStack, size: str) -> None:
+    server = stack.enter_context(Wild("EHLO", f"250-relay.test\r\n250 SIZE {size}\r\n".encode("latin-1")))
+    stack.callback(server.shutdown)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    assert isinstance(attempt(stack, server.server_address[1])[0], Sent)
 
 
 def test_the_dialogue_arrives_as_it_was_meant_and_no_address_is_kept(stack: ExitStack) -> None:
