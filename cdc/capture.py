@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 from cdc import command, wal2json
@@ -33,7 +34,8 @@ _MIN_AGE_S = 0.005
 _MAX_AGE_S = 0.05
 _MAX_EVENTS = 10_000
 _MAX_BYTES = 8_000_000
-_BURST = 512
+_BURST = 256
+_COMMIT = b'{"action":"C"'
 _STANDBY_EVERY_S = 1.0
 
 #: Whether this process reads the slot now: what /ready tells.
@@ -54,6 +56,8 @@ class Stream:
         self._complete = True
         self._caught_up = False
         self._begun_us = 0
+        #: How the C line of the open transaction ends: it says nothing else that is not known.
+        self._ending = b""
         #: Of the last change that was published: its transaction's end and when that was committed.
         self._published: tuple[int, int] | None = None
         self._oldest_us = 0
@@ -77,34 +81,40 @@ class Stream:
 
     def _read_burst(self) -> bool:
         """Read and publish while there is something; tell whether there may be more."""
+        checkpoint, now_ns = self._slot.checkpoint, time.time_ns()
         for _ in range(_BURST):
-            if self._slot.checkpoint.must_drain or self._commit_due(idle=False):
+            if checkpoint.must_drain or self._is_full():
                 self._commit()
-                self._slot.confirm(now=self._slot.checkpoint.must_drain)
+                self._slot.confirm(now=checkpoint.must_drain)
             message = self._slot.read()
             if message is None:
                 return False
-            self._take(*message)
+            self._take(*message, now_ns)
         return True
 
-    def _take(self, line: bytes, data_start: int) -> None:
+    def _take(self, line: bytes, data_start: int, now_ns: int) -> None:
         """Publish what one line says, unless the last position covers it."""
         self._index += 1
-        position = Position(self._lsn, self._index)
-        event = self._router.quick(line, position, time.time_ns())
+        event = self._router.quick(line, self._index, now_ns)
         if event is None:
-            self._interpret(line, data_start)
+            self._interpret(line, data_start, now_ns)
+        elif self._caught_up and self._skip is None and not self._backfill.active:
+            self._send((event,))  # nothing else is to be asked of most rows
         else:
-            self._publish([event], position)
+            self._publish([event], Position(self._lsn, self._index))
 
-    def _interpret(self, line: bytes, data_start: int) -> None:
+    def _interpret(self, line: bytes, data_start: int, now_ns: int) -> None:
+        if line.startswith(_COMMIT) and line.endswith(self._ending):
+            self._router.end(self._lsn)
+            self._end_of_transaction()
+            return
         try:
             change = wal2json.decode(line)
             position = self._position_of(change, data_start)
             if isinstance(change, RowChange | Truncate) and command.is_own(change):
                 self._obey(change, position)
                 return
-            events = self._router.events(change, position, time.time_ns())
+            events = self._router.events(change, position, now_ns)
         except ChangeUndecodable as exc:
             self._pass_or_stop(exc, line)
             return
@@ -112,6 +122,7 @@ class Stream:
             self._xid, self._begun_us = change.xid, self._router.commit_us
             if self._resume.unmet:
                 self._resume.meet(self._lsn, self._begun_us)
+            return
         self._publish(events, position)
         if isinstance(change, Commit) or (isinstance(change, Message) and change.alone):
             self._end_of_transaction()
@@ -121,8 +132,10 @@ class Stream:
     def _publish(self, events: list[Event], position: Position) -> None:
         if self._backfill.active:
             self._backfill.passed(self._xid, events)
-        if not events or not self._is_new(position) or self._is_skipped(position):
-            return
+        if events and self._is_new(position) and not self._is_skipped(position):
+            self._send(events)
+
+    def _send(self, events: Sequence[Event]) -> None:
         if not self._oldest_us:
             self._oldest_us = self._begun_us
             lag.read(self._begun_us)
@@ -142,6 +155,7 @@ class Stream:
     def _position_of(self, change: Change, data_start: int) -> Position:
         if isinstance(change, Begin):
             self._lsn, self._index, self._complete = parse_lsn(change.nextlsn), 0, False
+            self._ending = b'"nextlsn":"%b"}' % change.nextlsn.encode()
         elif isinstance(change, Message) and change.alone:
             self._lsn, self._index, self._begun_us = data_start, 0, 0
         return Position(self._lsn, self._index)
@@ -163,8 +177,10 @@ class Stream:
         if began_at is None:
             return False
         age_s = time.monotonic() - began_at
-        full = self._publisher.events >= _MAX_EVENTS or self._publisher.size_bytes >= _MAX_BYTES
-        return full or age_s >= (_MIN_AGE_S if idle else _MAX_AGE_S)
+        return self._is_full() or age_s >= (_MIN_AGE_S if idle else _MAX_AGE_S)
+
+    def _is_full(self) -> bool:
+        return self._publisher.events >= _MAX_EVENTS or self._publisher.size_bytes >= _MAX_BYTES
 
     def _commit(self) -> None:
         """Commit events and position together, then let the slot know.

@@ -9,6 +9,7 @@ left to the decoder.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import NamedTuple
 
 import msgspec
@@ -37,14 +38,8 @@ class Written(NamedTuple):
     from_token: FromToken
 
 
-class Cut(NamedTuple):
-    """An insert or update, rendered."""
-
-    op: str
-    lsn: str
-    key: bytes
-    before: bytes
-    after: bytes
+#: An insert or update: its op, LSN, key, old row, and the new row's values as `Cutter.after` takes them.
+Cut = tuple[str, int, bytes, bytes, list[bytes]]
 
 
 def table_of(schema: str, table: str) -> bytes:
@@ -70,8 +65,10 @@ class Cutter:
         self._fixed = sum(map(len, self._heads)) + len(_NEXT) * (len(columns) - 1)
         self._primary = [places[name] for name in primary]
         self._rendered = [(place, c.from_token) for place, c in enumerate(columns) if c.from_token and c.label]
-        self._row = _Object(columns, [place for place, column in enumerate(columns) if column.label])
-        self._key = _Object(columns, [places[name] for name in key])
+        #: Writes the new row, out of all of its values: those that stay home are cut to nothing.
+        self.after = _object([(column.label, b"%b" if column.label else b"%.0b") for column in columns])
+        self._key = _object([(columns[places[name]].label, b"%b") for name in key])
+        self._key_of = itemgetter(*(places[name] for name in key))
         listed = (b'%b,"type":%b' % (_json(columns[at].name), _json(columns[at].type)) for at in self._primary)
         self._tail = _KEY + _NEXT.join(listed) + b"}]}"
 
@@ -80,23 +77,24 @@ class Cutter:
         if not line.endswith(self._tail) or not _is_text(line):
             return None
         lsn_at = line.find(_LSN, _LSN_AT) + len(_LSN)
-        lsn = line[lsn_at : line.find(b'"', lsn_at)].decode()
+        high, _, low = line[lsn_at : line.find(b'"', lsn_at)].partition(b"/")
         columns = line[line.find(_COLUMNS, lsn_at) + len(_COLUMNS) : -len(self._tail)]
         try:
+            lsn = int(high, 16) << 32 | int(low, 16)
             if line.startswith(_INSERT):
                 return self._insert(lsn, columns)
             return self._update(lsn, *columns.partition(_IDENTITY)) if line.startswith(_UPDATE) else None
         except FAULTS:
             return None
 
-    def _insert(self, lsn: str, columns: bytes) -> Cut | None:
+    def _insert(self, lsn: int, columns: bytes) -> Cut | None:
         new = self._tokens(columns)
         if new is None:
             return None
         self._render(new)
-        return Cut("c", lsn, self._key.write(new), _NULL, self._row.write(new))
+        return "c", lsn, self._key % self._key_of(new), _NULL, new
 
-    def _update(self, lsn: str, columns: bytes, identity: bytes, older: bytes) -> Cut | None:
+    def _update(self, lsn: int, columns: bytes, identity: bytes, older: bytes) -> Cut | None:
         new = self._tokens(columns)
         if new is None or not identity:
             return None
@@ -104,7 +102,7 @@ class Cutter:
         if before is None:
             return None
         self._render(new)
-        return Cut("u", lsn, self._key.write(new), before, self._row.write(new))
+        return "u", lsn, self._key % self._key_of(new), before, new
 
     def _old(self, older: bytes, new: Sequence[bytes]) -> bytes | None:
         """Write the old row, null where the line has only its key; None when the key changed."""
@@ -114,7 +112,7 @@ class Cutter:
         if old is None or any(old[at] != new[at] for at in self._primary):
             return None
         self._render(old)
-        return self._row.write(old)
+        return self.after % tuple(old)
 
     def _tokens(self, columns: bytes) -> list[bytes] | None:
         pieces = columns.split(_NEXT)
@@ -122,7 +120,7 @@ class Cutter:
             return None
         tokens = list(map(bytes.removeprefix, pieces, self._heads))
         # A piece with another head stays as long as it was.
-        return tokens if sum(map(len, tokens)) == len(columns) - self._fixed else None
+        return tokens if len(b"".join(tokens)) == len(columns) - self._fixed else None
 
     def _render(self, tokens: list[bytes]) -> None:
         for place, from_token in self._rendered:
@@ -142,13 +140,12 @@ def _is_text(line: bytes) -> bool:
     return True
 
 
-class _Object:
-    """A JSON object of some of a row's values."""
-
-    def __init__(self, columns: Sequence[Written], places: Sequence[int]) -> None:
-        self._places = places
-        labels = ((columns[place].label or b"").replace(b"%", b"%%") + b"%b" for place in places)
-        self._template = b"{" + b",".join(labels) + b"}"
-
-    def write(self, tokens: Sequence[bytes]) -> bytes:
-        return self._template % tuple([tokens[place] for place in self._places])
+def _object(columns: Sequence[tuple[bytes | None, bytes]]) -> bytes:
+    """Write the template of a JSON object: what stands before each value, and what takes it."""
+    template, comma = b"{", b""
+    for label, value in columns:
+        if label:
+            template += comma + label.replace(b"%", b"%%")
+            comma = b","
+        template += value
+    return template + b"}"

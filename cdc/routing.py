@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import cache
 from typing import Protocol
 
@@ -25,33 +24,17 @@ from cdc.contract.envelope import (
 from cdc.contract.event import Event, Headers
 from cdc.contract.position import Position, event_id, parse_lsn
 from cdc.contract.topics import message_topic
-from cdc.cutting import table_in
+from cdc.cutting import Cutter, table_in
 from cdc.rows import TablePlan
-from cdc.source import clock_json, microseconds, source_frame, source_json
+from cdc.runtime.errors import ChangeUndecodable
+from cdc.source import clock_json, source_json, source_template
+from cdc.transaction import ORDER, Transaction
 from cdc.values import FAULTS
 from cdc.wal2json import Begin, Change, Commit, Delete, Insert, Message, RowChange, Truncate, Update
 
 _json = msgspec.json.encode
 #: The prefix of messages that are for pgherald: read, never published.
 OWN_PREFIX = "pgherald"
-
-
-@dataclass(slots=True)
-class _Transaction:
-    """The transaction whose lines are being read."""
-
-    xid: int
-    commit_us: int
-    #: The name of the replication origin that it was written under, as JSON.
-    origin: bytes
-    #: The commit before it, which Debezium writes into `source.sequence`.
-    previous_lsn: int | None
-    first_lsn: int | None = None
-    events: int = 0
-    events_of_table: dict[str, int] = field(default_factory=dict)
-    #: `source` by table.
-    frames: dict[str, bytes] = field(default_factory=dict)
-    notify: bool = True
 
 
 class Tables(Protocol):
@@ -86,8 +69,12 @@ class Router:
         self._epoch = epoch
         self.tables = tables
         self._origin_name = cache(origin_name)
-        self._open: _Transaction | None = None
+        self._open: Transaction | None = None
         self._last_commit_lsn: int | None = None
+        #: Templates: of `source` and `transaction` by table, and of whole values by how lines are cut.
+        self._places: dict[bytes, bytes] = {}
+        self._wholes: dict[Cutter, bytes] = {}
+        self._now_ns, self._clock = 0, b""
 
     @property
     def commit_us(self) -> int:
@@ -102,24 +89,56 @@ class Router:
         if isinstance(change, RowChange):
             return self._row(change, position, now_ns)
         if isinstance(change, Begin):
-            origin = _json(self._origin_name(change.origin)) if change.origin else b"null"
-            self._open = _Transaction(change.xid, microseconds(change.timestamp), origin, self._last_commit_lsn)
+            self._begin(change, position)
         elif isinstance(change, Commit):
-            self._last_commit_lsn = parse_lsn(change.nextlsn)
-            self._open = None
+            self.end(parse_lsn(change.nextlsn))
         elif isinstance(change, Truncate):
             return list(self._truncate(change, position, now_ns))
         elif isinstance(change, Message):
             return self._message(change, position, now_ns)
         return []
 
-    def quick(self, line: bytes, position: Position, now_ns: int) -> Event | None:
-        """Give the event of an insert or update that can be cut out of its line; None: it is to be decoded."""
-        plan = self.tables.known(table_in(line))
-        if plan is None or plan.cutter is None or (cut := plan.cutter.cut(line)) is None:
+    def _begin(self, change: Begin, position: Position) -> None:
+        origin = _json(self._origin_name(change.origin)) if change.origin else b"null"
+        ids = event_id(self._name, self._epoch, Position(position.lsn, 0))[:-1].encode()
+        self._open = Transaction(change, origin, self._last_commit_lsn, ids)
+
+    def end(self, lsn: int) -> None:
+        """Note the end of the open transaction, which is its name."""
+        self._last_commit_lsn = lsn
+        self._open = None
+
+    def quick(self, line: bytes, index: int, now_ns: int) -> Event | None:
+        """Give the event of an insert or update that can be cut out of its line; None: it is to be decoded.
+
+        All that is the same for many rows is rendered before, so that one row is one formatting.
+        """
+        opened, plan = self._open, self.tables.known(table_in(line))
+        if opened is None or plan is None or (cutter := plan.cutter) is None or (cut := cutter.cut(line)) is None:
             return None
-        id_ = event_id(self._name, self._epoch, position)
-        return self._event(plan, cut.lsn, cut.op, cut.key, (cut.before, cut.after), id_, [], now_ns)
+        op, lsn, key, before, tokens = cut
+        whole = self._wholes.get(cutter) or self._whole(cutter, plan)
+        value = whole % (before, *tokens, *opened.count(plan.title, lsn), op.encode(), self._clock_of(now_ns))
+        return Event(plan.topic, key, value, opened.headers(index), plan.title, op)
+
+    def _whole(self, cutter: Cutter, plan: TablePlan) -> bytes:
+        place = self._place(plan.source_tail)
+        whole = self._wholes[cutter] = b'{"before":%%b,"after":%b,%b,"op":"%%b",%%b}' % (cutter.after, place)
+        return whole
+
+    def _place(self, table: bytes) -> bytes:
+        """Write the template of where an event comes from, which `Transaction.count` fills."""
+        place = self._places.get(table)
+        if place is None:
+            source = source_template(self._name, self._database, table, "false")
+            place = self._places[table] = b'"source":%b,"transaction":%b' % (source, ORDER)
+        return place
+
+    def _clock_of(self, now_ns: int) -> bytes:
+        """Render the time; it is told once for many lines."""
+        if now_ns != self._now_ns:
+            self._now_ns, self._clock = now_ns, clock_json(now_ns)
+        return self._clock
 
     def _row(self, change: RowChange, position: Position, now_ns: int) -> list[Event]:
         plan = self._plan(change)
@@ -179,14 +198,10 @@ class Router:
         headers: Headers,
         now_ns: int,
     ) -> Event:
-        at = parse_lsn(lsn)
-        value = b'{"before":%b,"after":%b,"source":%b,"transaction":%b,"op":"%b",%b}' % (
-            *rows,
-            self._source(plan, at),
-            self._order(plan.title, at),
-            op.encode(),
-            clock_json(now_ns),
-        )
+        if self._open is None:
+            raise ChangeUndecodable("a change outside of a transaction")
+        place = self._place(plan.source_tail) % self._open.count(plan.title, parse_lsn(lsn))
+        value = b'{"before":%b,"after":%b,%b,"op":"%b",%b}' % (*rows, place, op.encode(), self._clock_of(now_ns))
         return Event(plan.topic, key, value, self._headers(id_) + headers, plan.title, op)
 
     def _headers(self, id_: str) -> Headers:
@@ -195,64 +210,34 @@ class Router:
             headers.append((HEADER_NOTIFY, b"0"))
         return headers
 
-    def _source(self, plan: TablePlan, lsn: int) -> bytes:
-        """Write `source`; what all events of a table in a transaction have in common is written once."""
-        opened = self._open
-        if opened is None:
-            return self._frame(plan.source_tail, 0, self._last_commit_lsn, None, b"null") % (lsn, lsn)
-        frame = opened.frames.get(plan.title)
-        if frame is None:
-            facts = (opened.commit_us, opened.previous_lsn, opened.xid, opened.origin)
-            frame = opened.frames[plan.title] = self._frame(plan.source_tail, *facts)
-        return frame % (lsn, lsn)
-
-    def _frame(self, tail: bytes, micros: int, previous: int | None, xid: int | None, origin: bytes) -> bytes:
-        return source_frame(
-            self._name, self._database, tail, micros=micros, snapshot="false", previous=previous, xid=xid, origin=origin
-        )
-
-    def _order(self, title: str, lsn: int) -> bytes:
-        """Count the event in its transaction; Debezium names a transaction by its id and its first event's LSN."""
-        opened = self._open
-        if opened is None:
-            return b"null"
-        if opened.first_lsn is None:
-            opened.first_lsn = lsn
-        opened.events += 1
-        of_table = opened.events_of_table[title] = opened.events_of_table.get(title, 0) + 1
-        return b'{"id":"%d:%d","total_order":%d,"data_collection_order":%d}' % (
-            opened.xid,
-            opened.first_lsn,
-            opened.events,
-            of_table,
-        )
-
     def _message(self, change: Message, position: Position, now_ns: int) -> list[Event]:
         if change.prefix == OWN_PREFIX:
             self._read_own(change)
             return []
-        inside = self._open if change.transactional else None
-        lsn = parse_lsn(change.lsn)
-        source = source_json(
-            self._name,
-            self._database,
-            b'"schema":"","table":""',
-            micros=inside.commit_us if inside else now_ns // 1000,
-            snapshot="false",
-            sequence=(inside.previous_lsn if inside else self._last_commit_lsn, lsn),
-            xid=inside.xid if inside else None,
-            origin=inside.origin if inside else b"null",
-        )
         content = base64.b64encode(change.content_bytes).decode()
-        value = b'{"op":"m","ts_ms":%d,"source":%b,"transaction":%b,"message":%b}' % (
+        value = b'{"op":"m","ts_ms":%d,%b,"message":%b}' % (
             now_ns // 1_000_000,
-            source,
-            self._order("message", lsn) if inside else b"null",
+            self._place_of(change, now_ns),
             _json({"prefix": change.prefix, "content": content}),
         )
         id_ = event_id(self._name, self._epoch, position)
         key = _json({"prefix": change.prefix})
         return [Event(message_topic(self._name), key, value, self._headers(id_), "message", "m")]
+
+    def _place_of(self, change: Message, now_ns: int) -> bytes:
+        table, lsn = b'"schema":"","table":""', parse_lsn(change.lsn)
+        if self._open and change.transactional:
+            return self._place(table) % self._open.count("message", lsn)
+        source = source_json(
+            self._name,
+            self._database,
+            table,
+            micros=now_ns // 1000,
+            snapshot="false",
+            sequence=(self._last_commit_lsn, lsn),
+            xid=None,
+        )
+        return b'"source":%b,"transaction":null' % source
 
     def _read_own(self, change: Message) -> None:
         """Obey `{"notify": false}` to the end of its transaction; any role may write messages, so nothing else."""

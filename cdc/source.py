@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import msgspec
 
@@ -36,42 +37,41 @@ def source_json(
 ) -> bytes:
     """Write the envelope's `source`; `tail` is the rendered schema and table. wal2json tells no origin_lsn."""
     previous, lsn = sequence
-    frame = source_frame(
-        name, database, tail, micros=micros, snapshot=snapshot, previous=previous, xid=xid, origin=origin
-    )
-    return frame % (lsn, lsn)
+    moment = Moment.of(micros, previous, xid, origin)
+    return source_template(name, database, tail, snapshot) % moment.around(lsn)
 
 
-def source_frame(
-    name: str,
-    database: str,
-    tail: bytes,
-    *,
-    micros: int,
-    snapshot: str,
-    previous: int | None,
-    xid: int | None,
-    origin: bytes,
-) -> bytes:
-    """Write all of `source` but its LSN, which stands in it twice: `frame % (lsn, lsn)`."""
-    order = b"null" if previous is None else b'\\"%d\\"' % previous
+class Moment(NamedTuple):
+    """What `source` says of a transaction, rendered once for all of its events."""
+
+    ts_ms: bytes
+    previous: bytes
+    ts_us_ns: bytes
+    xid: bytes
+    origin: bytes
+
+    @classmethod
+    def of(cls, micros: int, previous: int | None, xid: int | None, origin: bytes) -> Moment:
+        """Render a transaction's commit time, the commit before it, its id and origin."""
+        return cls(
+            b"%d" % (micros // 1000),
+            b"null" if previous is None else b'\\"%d\\"' % previous,
+            b'"ts_us":%d,"ts_ns":%d' % (micros, micros * 1000),
+            b"null" if xid is None else b"%d" % xid,
+            origin,
+        )
+
+    def around(self, lsn: int) -> tuple[bytes | int, ...]:
+        """Give what a template of `source` takes."""
+        ts_ms, previous, ts_us_ns, xid, origin = self
+        return ts_ms, previous, lsn, ts_us_ns, xid, lsn, origin
+
+
+def source_template(name: str, database: str, tail: bytes, snapshot: str) -> bytes:
+    """Write what of `source` is the same in all events of a table; `Moment.around` fills it."""
     # Names may hold a percent sign.
-    fixed = (_json(name), _json(database), tail, origin)
-    name_json, database_json, table, origin_json = (part.replace(b"%", b"%%") for part in fixed)
+    name_json, database_json, table = (part.replace(b"%", b"%%") for part in (_json(name), _json(database), tail))
     return (
-        b'{"version":"%b","connector":"postgresql","name":%b,"ts_ms":%d,"snapshot":"%b","db":%b,'
-        b'"sequence":"[%b,\\"%%d\\"]","ts_us":%d,"ts_ns":%d,%b,"txId":%b,"lsn":%%d,"xmin":null,"origin":%b,'
-        b'"origin_lsn":null}'
-    ) % (
-        __version__.encode(),
-        name_json,
-        micros // 1000,
-        snapshot.encode(),
-        database_json,
-        order,
-        micros,
-        micros * 1000,
-        table,
-        b"null" if xid is None else b"%d" % xid,
-        origin_json,
-    )
+        b'{"version":"%b","connector":"postgresql","name":%b,"ts_ms":%%b,"snapshot":"%b","db":%b,'
+        b'"sequence":"[%%b,\\"%%d\\"]",%%b,%b,"txId":%%b,"lsn":%%d,"xmin":null,"origin":%%b,"origin_lsn":null}'
+    ) % (__version__.encode(), name_json, snapshot.encode(), database_json, table)

@@ -112,6 +112,13 @@ def _array(text: str, element: FromText, parts: re.Pattern[str]) -> bytes:
     return b"".join(out)
 
 
+def _timestamp(token: bytes) -> bytes:
+    """Render most of them where they stand: `"2024-01-02 03:04:05.6"`, of four digits' years and our era."""
+    if token[5:6] == b"-" and token[11:12] == b" " and token[-2:-1] != b"C":
+        return b'%bT%bZ"' % (token[:11], token[12:-1])
+    return quoted(times.timestamp(text_of(token)))
+
+
 def _boolean_text(token: bytes) -> str:
     return token[:1].decode()
 
@@ -136,7 +143,7 @@ _CODECS: dict[str, Codec] = {
     "numeric": Codec(scalars.numeric, lambda token: b'"' + token + b'"'),
     "money": of_text(scalars.money),
     "date": of_text(lambda text: quoted(times.date(text))),
-    "timestamp without time zone": of_text(lambda text: quoted(times.timestamp(text))),
+    "timestamp without time zone": Codec(lambda text: quoted(times.timestamp(text)), _timestamp),
     "time without time zone": of_text(lambda text: quoted(f"{text}Z")),
     "time with time zone": of_text(lambda text: quoted(times.timetz(text))),
     "bytea": of_text(scalars.bytea, _bytea_text),

@@ -88,7 +88,7 @@ def _columns(row: dict[str, Any]) -> list[dict[str, Any]]:
 
 def both(line: bytes, **how: Any) -> tuple[Event | None, list[Event]]:
     """Give what is cut and what is decoded, each by a router of its own."""
-    cut = router(**how).quick(line, AT, NOW_NS)
+    cut = router(**how).quick(line, AT.index, NOW_NS)
     return cut, router(**how).events(wal2json.decode(line), AT, NOW_NS)
 
 
@@ -138,4 +138,4 @@ ROW = {"id": 1, "100%": "a", "password": "b", "e,mail": "c", "created": None, "p
     ],
 )
 def test_what_has_another_shape_is_left_to_the_decoder(line: bytes) -> None:
-    assert router().quick(line, AT, NOW_NS) is None
+    assert router().quick(line, AT.index, NOW_NS) is None

@@ -246,6 +246,12 @@ def test_a_message_of_any_bytes_flows_and_stops_nobody() -> None:
             assert base64.b64decode(value(event)["message"]["content"]) == b'A\xff"\n\x01\xc3\xa9'
 
 
+def test_a_change_outside_of_a_transaction_is_no_change_that_we_know() -> None:
+    lines = Lines()
+    with pytest.raises(ChangeUndecodable, match="outside of a transaction"):
+        lines.row("I", {"id": 1, "email": "a"})
+
+
 def test_commit_times_keep_their_microseconds() -> None:
     assert microseconds("1970-01-01 00:00:01.5+00") == 1_500_000
     assert microseconds("2026-11-23 20:19:52.4647+00") % 1_000_000 == 464_700

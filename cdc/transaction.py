@@ -1,0 +1,46 @@
+"""The transaction whose lines are being read: what all of its events say of it, and how many they are. Pure."""
+
+from __future__ import annotations
+
+from cdc.contract.envelope import HEADER_EVENT_ID, HEADER_NOTIFY, HEADER_SCHEMA, SCHEMA_VERSION
+from cdc.contract.event import Headers
+from cdc.source import Moment, microseconds
+from cdc.wal2json import Begin
+
+#: An event's place in its transaction. Debezium names a transaction by its id and its first event's LSN.
+ORDER = b'{"id":"%b","total_order":%d,"data_collection_order":%d}'
+_SCHEMA = (HEADER_SCHEMA, SCHEMA_VERSION)
+_NO_NOTIFY = (HEADER_NOTIFY, b"0")
+
+
+class Transaction:
+    """What is the same for all events of a transaction is rendered once."""
+
+    __slots__ = ("_events", "_events_of_table", "_id", "_ids", "commit_us", "moment", "notify", "xid")
+
+    def __init__(self, begin: Begin, origin: bytes, previous_lsn: int | None, ids: bytes) -> None:
+        """`origin` is a name as JSON, `ids` what stands before the ordinal in the ids of its events."""
+        self.xid = begin.xid
+        self.commit_us = microseconds(begin.timestamp)
+        self.moment = Moment.of(self.commit_us, previous_lsn, begin.xid, origin)
+        self.notify = True
+        self._ids = ids
+        self._id = b""
+        self._events = 0
+        self._events_of_table: dict[str, int] = {}
+
+    def count(self, table: str, lsn: int) -> tuple[bytes | int, ...]:
+        """Count an event; give what a template of `source` and then ORDER takes."""
+        if not self._events:
+            self._id = b"%d:%d" % (self.xid, lsn)
+        self._events += 1
+        of_table = self._events_of_table[table] = self._events_of_table.get(table, 0) + 1
+        ts_ms, previous, ts_us_ns, xid, origin = self.moment
+        return ts_ms, previous, lsn, ts_us_ns, xid, lsn, origin, self._id, self._events, of_table
+
+    def headers(self, index: int) -> Headers:
+        """Give the headers of the event that the line of this ordinal becomes."""
+        headers = [(HEADER_EVENT_ID, b"%b%d" % (self._ids, index)), _SCHEMA]
+        if not self.notify:
+            headers.append(_NO_NOTIFY)
+        return headers
