@@ -19,7 +19,7 @@ from consumers.columns import Queue
 from consumers.delivery import Delivery, Entry, Leased, Mark
 from consumers.events import Record
 from consumers.fronts import Fronts
-from consumers.outcome import Outcome, Pause, is_answered
+from consumers.outcome import Outcome, is_answered, rest_of
 
 __all__ = ["Delivery", "Ledger"]
 
@@ -182,10 +182,11 @@ class Ledger:
 
     def _mark_lane(self, run: Run, delivery: Delivery | Leased, outcome: Outcome) -> None:
         lane = {"lane": delivery.lane, "failures": delivery.lane_failures}
-        if isinstance(outcome, Pause) and math.isinf(outcome.pause_s):
-            run("stop_lane", {"lane": delivery.lane, "reason": outcome.error["reason"]})
-        elif isinstance(outcome, Pause):
-            run("fail_lane", lane | {"pause_s": outcome.pause_s, "reason": outcome.error["reason"]})
+        pause_s, reason = rest_of(outcome) or (None, None)
+        if pause_s == math.inf:
+            run("stop_lane", {"lane": delivery.lane, "reason": reason})
+        elif pause_s is not None:
+            run("fail_lane", lane | {"pause_s": pause_s, "reason": reason})
         elif delivery.lane_failures:
             # Without an answer nothing is known about the dependency yet: the lane stays as it is for the next probe.
             run("clear_lane" if is_answered(outcome) else "release_probe", lane)
@@ -269,7 +270,8 @@ def _execute(cursor: Any, name: str, values: Mapping[str, object]) -> list[Any]:
 
 def _concerns_lane(mark: Mark) -> bool:
     """Tell whether an outcome says more of its lane than that someone succeeded, which its own statement records."""
-    return isinstance(mark.outcome, Pause) or bool(mark.delivery.lane_failures) or breaker.is_counted(mark.outcome)
+    rests = rest_of(mark.outcome) is not None
+    return rests or bool(mark.delivery.lane_failures) or breaker.is_counted(mark.outcome)
 
 
 def _is_unfit(error: ServiceError) -> bool:

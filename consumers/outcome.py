@@ -61,6 +61,7 @@ class Retry:
     after_s: float
     error: Error
     alike: str = ""  #: how it failed, if others may fail the same way; empty: it is this delivery's own
+    pause_s: float | None = None  #: as an Unknown's
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,8 @@ class Unknown:
     """The mail may have been sent or not, and the rule says not to send it again."""
 
     error: Error
+    #: How long the lane rests too: a relay that answers no final dot would leave everyone's mail in doubt.
+    pause_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +132,15 @@ def decide(error: Exception, delivery: Tried, policy: Rule, *, sending: bool, no
         return Pause(_pause_s(error, delivery.lane_failures, jitter), describe(error))
     if isinstance(error, PermanentError):
         return Dead(describe(error), _alike(error))
+    lost = sending and isinstance(error, ConnectionLost)
+    pause_s = delay_s(delivery.lane_failures + 1, PAUSE_FIRST_S, PAUSE_MAX_S, jitter) if lost else None
     if sending and not _is_answer(error) and _leaves_doubt(policy):
-        return Unknown(describe(error))
+        return Unknown(describe(error), pause_s)
     if exhausted := _exhausted(delivery, policy, now):
         return Dead(describe(error, exhausted), _alike(error))
     # An answer for now, such as a greylist's, comes to many and passes; a fault of ours comes to many and stays.
     alike = "" if isinstance(error, ServiceError) else _alike(error)
-    return Retry(_wait_s(error, delivery, policy, now, jitter), describe(error), alike)
+    return Retry(_wait_s(error, delivery, policy, now, jitter), describe(error), alike, pause_s)
 
 
 def expired(state: str, attempt: int, policy: Rule) -> Outcome:
@@ -146,6 +151,13 @@ def expired(state: str, attempt: int, policy: Rule) -> Outcome:
     if attempt >= policy.attempts:
         return Dead(error | {"reason": f"given up after {attempt} attempts: {error['reason']}"})
     return Retry(0.0, error)
+
+
+def rest_of(outcome: Outcome) -> tuple[float, object] | None:
+    """Give how long the lane is to rest after it, and why; None: it goes on."""
+    if not isinstance(outcome, Pause | Retry | Unknown) or outcome.pause_s is None:
+        return None
+    return outcome.pause_s, outcome.error["reason"]
 
 
 def is_answered(outcome: Outcome) -> bool:

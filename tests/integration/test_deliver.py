@@ -241,6 +241,18 @@ def test_an_error_after_the_dot_is_unknown(ledger: Ledger, start: Start, databas
     assert states(database) == {1: "unknown", 2: "unknown"}
 
 
+def test_a_relay_that_answers_no_dot_leaves_few_in_doubt(ledger: Ledger, start: Start, database: Database) -> None:
+    def cut(_delivery: Delivery, sending: Callable[[], None]) -> None:
+        sending()
+        raise ConnectionLost("the relay hung up")
+
+    ledger.store([entry(lsn, f"k{lsn}") for lsn in range(200)])
+    start(Effect(cut))
+    failing = "SELECT coalesce(max(failures), 0) FROM pgherald.lane"
+    until(lambda: database.execute(failing)[0][0] >= 3, 20, "the lane to rest for longer and longer")
+    assert len([state for state in states(database).values() if state == "unknown"]) < 20
+
+
 def test_an_error_after_the_dot_is_tried_again_where_the_rule_says_so(ledger: Ledger, start: Start) -> None:
     def cut_once(delivery: Delivery, sending: Callable[[], None]) -> None:
         if delivery.attempt == 1:

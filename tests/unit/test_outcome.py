@@ -146,6 +146,18 @@ def test_a_lane_is_probed_every_quarter_of_an_hour_whatever_it_is_asked(asked_s:
     assert paused.pause_s == 15 * 60
 
 
+@pytest.mark.parametrize("policy", [LEAVE, RESEND])
+def test_a_final_dot_without_an_answer_rests_the_lane_too(policy: Rule) -> None:
+    for failures, most_s in ((0, 1), (3, 8), (20, 60)):
+        lost = became(ConnectionLost("gone"), Facts(lane_failures=failures), policy, sending=True)
+        assert isinstance(lost, Unknown | Retry)
+        assert lost.pause_s is not None
+        assert 0 < lost.pause_s <= most_s
+    before = became(ConnectionLost("the writer has ended"), policy=policy)
+    assert isinstance(before, Retry)
+    assert before.pause_s is None
+
+
 def test_pauses_grow_to_a_minute_or_to_what_was_asked_for() -> None:
     def pause_s(failures: int, error: Exception) -> float:
         paused = became(error, Facts(lane_failures=failures), jitter=0.999999)
