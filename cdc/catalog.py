@@ -44,17 +44,24 @@ _INDEXES = """
     ORDER BY k.place
 """
 _DOMAINS = "SELECT format_type(oid, NULL), format_type(typbasetype, typtypmod) FROM pg_type WHERE typtype = 'd'"
-_ROOT = """
-    SELECT c.xmin::text::bigint, rn.nspname, r.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+#: Attaching and detaching alters every column of a part; what else alters a table leaves the oldest one alone.
+_OLDEST_COLUMN = """
+    (SELECT a.xmin::text::bigint FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+     ORDER BY age(a.xmin) DESC LIMIT 1)
+"""
+_ROOT = f"""
+    SELECT c.xmin::text::bigint, {_OLDEST_COLUMN}, rn.nspname, r.relname
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN pg_class r ON c.relispartition AND r.oid = pg_partition_root(c.oid)
     LEFT JOIN pg_namespace rn ON rn.oid = r.relnamespace
     WHERE n.nspname = %s AND c.relname = %s
-"""
-_PARTITIONS = """
-    SELECT n.nspname, c.relname FROM pg_class r JOIN pg_namespace rn ON rn.oid = r.relnamespace,
+"""  # noqa: S608  constants
+_PARTITIONS = f"""
+    SELECT n.nspname, c.relname, c.xmin::text::bigint, {_OLDEST_COLUMN}
+    FROM pg_class r JOIN pg_namespace rn ON rn.oid = r.relnamespace,
     LATERAL pg_partition_tree(r.oid) t JOIN pg_class c ON c.oid = t.relid JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE rn.nspname = %s AND r.relname = %s AND r.relkind = 'p' AND t.level > 0
-"""
+"""  # noqa: S608  constants
 
 _PLACES = """
     SELECT n.nspname, c.relname, c.oid, c.relkind = 'p' FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -68,6 +75,13 @@ class Place(NamedTuple):
 
     oid: int
     partitioned: bool
+
+
+class Altered(NamedTuple):
+    """Which transactions altered a table last, and all of its columns last; None where it is gone."""
+
+    xid: int | None = None
+    columns_xid: int | None = None
 
 
 class Catalog:
@@ -95,17 +109,18 @@ class Catalog:
         """Read one table's shape; None when there is no such table."""
         return read_relation(self._connection, name)
 
-    def root(self, name: TableName) -> tuple[TableName | None, int | None]:
-        """Find the partitioned table that a table is a part of, and who altered the table last; None if it is gone."""
+    def root(self, name: TableName) -> tuple[TableName | None, Altered]:
+        """Find the partitioned table that a table is a part of, and who altered the table last."""
         found = self._ask(_ROOT, name)
         if not found:
-            return None, None
-        changed_xid, *root = found[0]
-        return (TableName(*root) if root[0] else None), changed_xid
+            return None, Altered()
+        xid, columns_xid, *root = found[0]
+        return (TableName(*root) if root[0] else None), Altered(xid, columns_xid)
 
-    def partitions(self, root: TableName) -> list[TableName]:
-        """List the parts of a partitioned table, and theirs."""
-        return [TableName(*row) for row in self._ask(_PARTITIONS, root)]
+    def partitions(self, root: TableName) -> dict[TableName, Altered]:
+        """List the parts of a partitioned table, and theirs, with who altered them."""
+        rows = self._ask(_PARTITIONS, root)
+        return {TableName(schema, table): Altered(*altered) for schema, table, *altered in rows}
 
     def places(self, names: list[TableName]) -> dict[TableName, Place]:
         """Tell which of these names are tables now."""

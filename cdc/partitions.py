@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from cdc.catalog import Catalog
+from cdc.catalog import Altered, Catalog
 from cdc.contract.position import Part
-from cdc.relation import Seen, is_before
+from cdc.relation import NOTHING_SEEN, Seen, is_before
 from cdc.runtime.fields import TableName
 from cdc.runtime.log import get_logger
 
@@ -26,14 +26,21 @@ class _Known(NamedTuple):
     now: TableName | None
     #: Where it belonged when the catalog was asked before.
     was: TableName | None
-    #: Who altered it last; None where it is gone.
-    changed_xid: int | None
+    altered: Altered
     seen: Seen
+    #: What was seen when it was first found where it is now.
+    first_seen: Seen
 
     def root(self, xid: int) -> TableName | None:
         """Tell where its rows belong in a transaction: a part that went was one until somebody altered it."""
-        went_later = self.changed_xid is None or is_before(xid, self.changed_xid)
+        went_later = self.altered.xid is None or is_before(xid, self.altered.xid)
         return self.now or (self.was if went_later else None)
+
+    def may_have_been_part(self, xid: int) -> bool:
+        """Tell whether it may have been one when nobody looked: it is gone, another one, or was detached since."""
+        if self.now or self.was:
+            return False
+        return self.altered.columns_xid is None or is_before(xid, self.altered.columns_xid)
 
 
 class Partitions:
@@ -59,7 +66,9 @@ class Partitions:
         before = {TableName(part.schema, part.table): TableName(part.root_schema, part.root_table) for part in recorded}
         now = {part for root in self._roots for part in self._catalog.partitions(root)}
         for part in now | before.keys():
-            self._learn(part, before.get(part), seen)
+            known = self._learn(part, before.get(part), seen)
+            if known.now and known.now == known.was:
+                self._known[part] = known._replace(first_seen=NOTHING_SEEN)
         self._record()
 
     def root_of(self, name: TableName, xid: int) -> TableName | None:
@@ -71,6 +80,26 @@ class Partitions:
             known = self._ask(name, known.now if known else None, xid)
         return known.root(xid)
 
+    def may_have_been_part(self, name: TableName, xid: int) -> bool:
+        """Tell whether a table that is no part may have been one in a transaction; `root_of` was asked before."""
+        known = self._known.get(name)
+        return known is not None and known.may_have_been_part(xid)
+
+    def find_renamed(self, name: TableName, root: TableName, xid: int) -> bool:
+        """Take a name that is gone for the former one of a part, where a part was there then and was altered since.
+
+        Only a part that was never met under the name that it has now can have had another one.
+        """
+        for part, altered in self._catalog.partitions(root).items():
+            met = self._known.get(part)
+            had_it_then = met is not None and not met.first_seen.includes(altered.xid or 0)
+            if not had_it_then and is_before(xid, altered.xid or 0) and not is_before(xid, altered.columns_xid or 0):
+                _log.info("partition_renamed", partition=str(name), renamed_to=str(part), table=str(root))
+                self._known[name] = self._known[name]._replace(was=root)
+                self._record()
+                return True
+        return False
+
     def _ask(self, name: TableName, was: TableName | None, xid: int) -> _Known:
         known = self._learn(name, was, self._catalog.seen(xid))
         if known.now != was:
@@ -81,15 +110,14 @@ class Partitions:
             self._record()
         elif len(self._known) > _MAX_OTHERS:
             self._forget(xid)
-        if known.now is None and known.was is None and known.changed_xid is None:
-            effect = "its name was gone before it was looked at: were it a captured partition, its rows are missing"
-            _log.warning("table_unknown", table=str(name), effect=effect, remedy="pgherald snapshot of the whole table")
         return known
 
     def _learn(self, name: TableName, was: TableName | None, seen: Seen) -> _Known:
-        root, changed_xid = self._catalog.root(name)
+        root, altered = self._catalog.root(name)
         now, before = (found if found in self._roots else None for found in (root, was))
-        known = self._known[name] = _Known(now, before, changed_xid, seen)
+        old = self._known.get(name)
+        first_seen = old.first_seen if old and old.now == now else seen
+        known = self._known[name] = _Known(now, before, altered, seen, first_seen)
         return known
 
     def _forget(self, xid: int) -> None:

@@ -92,10 +92,11 @@ def first_record(cluster: Cluster, options: str, epoch: int = 1, why: Why = "ini
     )
 
 
-def check(record: PositionRecord, cluster: Cluster, options: str, *, slot_exists: bool) -> None:
+def check(record: PositionRecord, cluster: Cluster, options: str, *, slot_exists: bool, unparted: str = "") -> None:
     """Stop where slot and position do not belong together: going on would lose or repeat changes in silence.
 
-    Raises PositionMismatch or SlotLost, each with what the operator decides.
+    `unparted` are the options that these settings would have without a partitioned table. Raises PositionMismatch or
+    SlotLost, each with what the operator decides.
     """
     if record.system_id != cluster.system_id:
         raise PositionMismatch("the position in Kafka belongs to another PostgreSQL cluster", hint=RECOVER)
@@ -103,6 +104,9 @@ def check(record: PositionRecord, cluster: Cluster, options: str, *, slot_exists
         raise PositionMismatch(fault, hint=RECOVER)
     if not slot_exists and record.snapshot.state != "creating":
         raise SlotLost(f"the slot is gone, though it was read before{_failed_over(record, cluster)}", hint=RECOVER)
+    if record.options != options and not record.complete and record.options == unparted:
+        what = "a captured table became partitioned in the middle of a transaction of which a part is in Kafka"
+        raise PositionMismatch(what, hint=RECOVER)
     if record.options != options and not record.complete:
         hint = "Run once with the old settings until the log says `streaming` and the backlog is read"
         changed = "source.tables or source.skip_origins"

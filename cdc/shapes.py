@@ -6,6 +6,7 @@ line such a column has no name; of a deleted row the key is enough.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from cdc.relation import Column, Relation, base_type, is_before, may_be_wide
@@ -46,6 +47,15 @@ def told_by(change: RowChange, xid: int, now: Relation, before: Relation | None)
         key=now.key if set(primary) == now.primary else primary,
         primary=frozenset(primary),
     )
+
+
+def resembles(shapes: Collection[Relation], change: RowChange) -> bool:
+    """Tell whether a line may be of a part of a table that had these shapes, one after the other."""
+    known = {(column.name, column.type) for shape in shapes for column in shape.columns}
+    pk = {column.name for column in change.pk}
+    given = change.columns or change.identity
+    has_key = any(shape.primary in (pk, frozenset()) for shape in shapes)
+    return has_key and all((column.name, column.type) in known for column in given)
 
 
 def _left_out(shape: Relation, change: RowChange, xid: int) -> list[Column]:

@@ -181,7 +181,8 @@ def _resume(settings: Settings, cluster: Cluster, options: dict[str, str], slot_
     record = positions.last_record(settings)
     if record is None:
         raise PositionMismatch("the slot is there, but Kafka holds no position of it", hint=resume.RECOVER)
-    resume.check(record, cluster, resume.hash_of(options), slot_exists=True)
+    unparted = resume.hash_of(slot_options(settings))
+    resume.check(record, cluster, resume.hash_of(options), slot_exists=True, unparted=unparted)
     unmet = record.witness if record.witness and slot_lsn < record.witness.lsn else None
     topic, name = positions_topic(settings.source.name), settings.source.name
     return Resume(topic, settings.source.slot, name, record, unmet)

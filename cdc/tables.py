@@ -16,11 +16,12 @@ from cdc.cutting import table_of
 from cdc.partitions import Partitions
 from cdc.relation import NOTHING_SEEN, Relation, Seen, is_before
 from cdc.rows import TablePlan, plan
-from cdc.runtime.errors import ConfigInvalid, RecordsLost
+from cdc.runtime import metrics
+from cdc.runtime.errors import ChangeUndecodable, ConfigInvalid, RecordsLost
 from cdc.runtime.fields import TableName
 from cdc.runtime.log import get_logger
 from cdc.runtime.sections import Source
-from cdc.shapes import fits, told_by
+from cdc.shapes import fits, resembles, told_by
 from cdc.wal2json import RowChange, Truncate
 
 _log = get_logger("capture")
@@ -60,6 +61,7 @@ class CapturedTables:
         self._domains = {name: base for planned in plans for name, base in planned.relation.domains.items()}
         self._named = {table_of(*name): name for name in self._tables}
         self._truncated: tuple[TableName, str] | None = None
+        self._passed_over: set[TableName] = set()
         self._places: dict[TableName, Place] = {}
         self._looked_at = 0.0
 
@@ -73,6 +75,8 @@ class CapturedTables:
             return shapes.now
         place = TableName(change.schema, change.table)
         name = place if place in self._tables else self._partitions.root_of(place, xid)
+        if name is None and self._partitions.may_have_been_part(place, xid):
+            name = self._root_of_lost(change, place, xid)
         if name is None:
             return None
         shapes = self._shapes.get(name)
@@ -89,6 +93,31 @@ class CapturedTables:
             found = shapes.now.with_shape(told_by(change, xid, shapes.now.relation, before))
             shapes.before = found
         return found
+
+    def _root_of_lost(self, change: RowChange | Truncate, place: TableName, xid: int) -> TableName | None:
+        """Find whose part a table was that nobody looked at in time.
+
+        Raises ChangeUndecodable where nothing tells: its rows are neither left out nor made ours unasked. Once the line
+        was passed over, by --skip or because it was before, the table's other ones are too.
+        """
+        if isinstance(change, Truncate):
+            return None
+        shapes = [[shape.relation for shape in (of.now, of.before) if shape] for of in self._shapes.values()]
+        alike = [now.name for now, *before in shapes if now.partitioned and resembles([now, *before], change)]
+        for root in alike:
+            if self._partitions.find_renamed(place, root, xid):
+                return root
+        if not alike:
+            return None
+        if place in self._passed_over:
+            metrics.changes_skipped.inc()
+            return None
+        self._passed_over.add(place)
+        raise ChangeUndecodable(
+            f"rows of {place} may be of a partition of {alike[0]}: it was renamed, dropped or detached unseen",
+            hint=f"The skip leaves out its rows; `pgherald snapshot {alike[0].sql()}` reads those that are still there",
+            table=str(place),
+        )
 
     def known(self, table: bytes) -> TablePlan | None:
         """Give the plan of every line that shows the whole shape of this table (as `table_in` gives it)."""

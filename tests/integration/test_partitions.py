@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -112,6 +114,54 @@ def test_rows_of_a_part_that_went_while_the_reader_was_away_are_still_told(deplo
     execute(fate)
     deployment.capture()
     assert told(deployment) == [("c", "last words")]
+
+
+@pytest.mark.parametrize("reader_is", ["behind", "down"])
+def test_rows_of_a_part_that_was_attached_written_and_renamed_unseen_are_still_told(
+    deployment: Deployment, reader_is: str
+) -> None:
+    reader = deployment.capture()
+    if reader_is == "behind":
+        reader.signal(signal.SIGSTOP)
+    else:
+        assert reader.stop() == 0
+    execute = deployment.database.execute
+    execute("CREATE TABLE part_24 PARTITION OF part FOR VALUES FROM ('2024-01-01') TO ('2025-01-01')")
+    execute("INSERT INTO part VALUES (1, '2024-05-05', 'first name')")
+    execute("ALTER TABLE part_24 RENAME TO part_2024")
+    execute("INSERT INTO part VALUES (2, '2024-05-05', 'second name')")
+    execute("CREATE TABLE gone (id int, d timestamp, v text, PRIMARY KEY (id, d))")
+    execute("INSERT INTO gone VALUES (3, now(), 'not ours')")
+    execute("DROP TABLE gone")
+    if reader_is == "behind":
+        reader.signal(signal.SIGCONT)
+    else:
+        deployment.capture()
+    assert told(deployment) == [("c", "first name"), ("c", "second name")]
+
+
+@pytest.mark.parametrize("fate", ["DROP TABLE part_24", "ALTER TABLE part DETACH PARTITION part_24"])
+def test_rows_of_a_part_that_was_attached_written_and_went_unseen_stop_the_reader(
+    deployment: Deployment, fate: str
+) -> None:
+    assert deployment.capture().stop() == 0
+    execute = deployment.database.execute
+    execute("INSERT INTO part VALUES (1, '2023-05-05', 'before')")
+    execute("CREATE TABLE part_24 PARTITION OF part FOR VALUES FROM ('2024-01-01') TO ('2025-01-01')")
+    execute("INSERT INTO part VALUES (2, '2024-05-05', 'unseen')")
+    execute("INSERT INTO part VALUES (3, '2024-05-05', 'unseen')")
+    execute(fate)
+    execute("INSERT INTO part VALUES (4, '2023-05-05', 'behind')")
+    reader = deployment.start("capture")
+    assert reader.exit_code() == 70
+    last = reader.log.read_text().splitlines()[-1]
+    assert "rows of public.part_24 may be of a partition of public.part" in last
+    assert "pgherald snapshot" in last
+    assert "unseen'" not in last
+    (skip,) = re.findall(r"--skip (\S+?)`", last)
+    reader = deployment.capture("--skip", skip)
+    assert told(deployment) == [("c", "before"), ("c", "behind")]
+    assert reader.said("change_skipped")
 
 
 def test_a_table_that_becomes_partitioned_while_it_is_read_stops_the_reader_and_a_restart_reads_its_parts(

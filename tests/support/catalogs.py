@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cdc.catalog import Catalog, Place
+from cdc.catalog import Altered, Catalog, Place
 from cdc.partitions import Partitions
 from cdc.relation import Relation, Seen
 from cdc.rows import plan
@@ -17,7 +17,8 @@ class SaidCatalog(Catalog):
     def __init__(self, *relations: Relation) -> None:
         self.relations = {relation.name: relation for relation in relations}
         self.parts: dict[TableName, TableName] = {}
-        self.altered: dict[TableName, int] = {}
+        #: Who altered a table last; with a tuple, all of its columns too.
+        self.altered: dict[TableName, int | tuple[int, int]] = {}
         self.next_xid = 10
         self.asked = 0
 
@@ -29,12 +30,18 @@ class SaidCatalog(Catalog):
         self.asked += 1
         return self.relations.get(name)
 
-    def root(self, name: TableName) -> tuple[TableName | None, int | None]:
+    def root(self, name: TableName) -> tuple[TableName | None, Altered]:
         self.asked += 1
-        return self.parts.get(name), self.altered.get(name)
+        return self.parts.get(name), self._altered(name)
 
-    def partitions(self, root: TableName) -> list[TableName]:
-        return [part for part, of in self.parts.items() if of == root]
+    def partitions(self, root: TableName) -> dict[TableName, Altered]:
+        return {part: self._altered(part) for part, of in self.parts.items() if of == root}
+
+    def _altered(self, name: TableName) -> Altered:
+        altered = self.altered.get(name)
+        if altered is None and name not in self.parts:
+            return Altered()
+        return Altered(*altered) if isinstance(altered, tuple) else Altered(altered or 3, 3)
 
     def places(self, names: list[TableName]) -> dict[TableName, Place]:
         return {name: Place(1, self.relations[name].partitioned) for name in names if name in self.relations}

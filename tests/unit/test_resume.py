@@ -112,3 +112,12 @@ def test_the_origins_that_are_left_out_are_part_of_the_options_by_name() -> None
 
     assert options("a", "b") == options("b", "a")
     assert len({options(), options("a"), options("a", "b")}) == 3
+
+
+def test_a_table_that_became_partitioned_in_mid_transaction_is_told_from_changed_settings() -> None:
+    half = record(options="narrow", complete=False)
+    with pytest.raises(PositionMismatch, match="became partitioned") as caught:
+        check(half, HERE, "wide", slot_exists=True, unparted="narrow")
+    assert "slot recover" in caught.value.hint
+    with pytest.raises(PositionMismatch, match="changed in the middle"):
+        check(half, HERE, "wide", slot_exists=True, unparted="other")

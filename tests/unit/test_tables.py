@@ -16,7 +16,7 @@ from cdc.contract.position import Part
 from cdc.partitions import Partitions
 from cdc.relation import Column, Relation, Seen, is_before
 from cdc.rows import TablePlan
-from cdc.runtime.errors import ConfigInvalid, RecordsLost
+from cdc.runtime.errors import ChangeUndecodable, ConfigInvalid, RecordsLost
 from cdc.runtime.fields import TableName
 from cdc.runtime.sections import Source, SourceTable
 from cdc.tables import CapturedTables
@@ -110,15 +110,17 @@ def test_a_key_that_must_not_leave_stops_the_reader_also_when_it_was_one_in_the_
 
 def test_a_part_is_its_roots_from_the_moment_that_it_is_seen_as_one() -> None:
     catalog = SaidCatalog(shape("a", partitioned=True))
+    catalog.altered[PART] = 3
     tables = captured(users(), catalog)
     assert tables.plan(line("I", "a", table="users_1"), 5) is None
     catalog.parts[PART] = USERS
     assert tables.plan(line("I", "a", table="users_1"), 5) is None
     assert after(tables, line("I", "a", table="users_1"), 11) == {"id": 1, "a": 1}
-    del catalog.parts[PART]
+    del catalog.parts[PART], catalog.altered[PART]
     assert after(tables, line("I", "a", table="users_1"), 11) == {"id": 1, "a": 1}
     assert tables.plan(line("I", "a", table="users_1"), 12) is not None  # it may have gone behind this one
-    assert tables.plan(line("I", "a", table="users_1"), 13) is None
+    with pytest.raises(ChangeUndecodable):  # it came again
+        tables.plan(line("I", "a", table="users_1"), 13)
 
 
 def test_a_part_that_was_detached_was_one_until_then() -> None:
@@ -144,14 +146,63 @@ def test_parts_are_remembered_until_their_rows_are_behind_us() -> None:
     assert [part.table for part in said[-1]] == ["users_1"]
 
 
-def test_rows_of_a_table_that_is_gone_before_it_was_looked_at_are_told_of(caplog: pytest.LogCaptureFixture) -> None:
-    catalog = SaidCatalog(shape("a", partitioned=True))
-    catalog.altered[TableName("public", "other")] = 3
+@pytest.mark.parametrize("altered", [None, (12, 12)])  # gone; detached, or another one under its name
+def test_rows_of_a_table_that_may_have_been_a_part_unseen_stop_the_reader_until_they_are_passed_over(
+    altered: tuple[int, int] | None,
+) -> None:
+    catalog = SaidCatalog(shape("a", "b", partitioned=True))
+    if altered:
+        catalog.altered[PART] = altered
     tables = captured(users(), catalog)
-    assert tables.plan(line("I", "a", table="other"), 5) is None
-    assert caplog.messages == []
-    assert tables.plan(line("I", "a", table="gone"), 5) is None
-    assert caplog.messages == ["table_unknown"]
+    catalog.next_xid = 20
+    with pytest.raises(ChangeUndecodable, match=r"public\.users_1 may be of a partition of public\.users"):
+        tables.plan(line("I", "a", "b", table="users_1"), 11)
+    assert tables.plan(line("D", table="users_1"), 11) is None
+    assert tables.plan(line("I", "a", "b", table="users_1"), 15) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        line("I", "a", "other", table="gone"),
+        line("I", "a", table="gone", types="bytea"),
+        line("I", "a", table="gone", pk="a"),
+        line("D", table="gone", pk="uuid"),
+    ],
+)
+def test_rows_of_a_table_that_can_not_have_been_a_part_are_none_of_ours(change: Any) -> None:
+    tables = captured(users(), SaidCatalog(shape("a", partitioned=True)))
+    assert tables.plan(change, 5) is None
+
+
+def test_a_table_that_was_there_and_no_part_is_none_of_ours_whatever_else_was_altered() -> None:
+    catalog = SaidCatalog(shape("a", partitioned=True))
+    catalog.altered[PART] = (12, 3)  # truncated, say
+    tables = captured(users(), catalog)
+    assert tables.plan(line("I", "a", table="users_1"), 11) is None
+
+
+def test_a_part_that_was_renamed_unseen_is_found_and_no_other_one_is_taken_for_it() -> None:
+    catalog = SaidCatalog(shape("a", partitioned=True))
+    there = TableName("public", "users_0")
+    catalog.parts[there] = USERS
+    tables = captured(users(), catalog)
+    catalog.altered[there] = (12, 3)  # met before, so it had this name
+    catalog.next_xid = 20
+    with pytest.raises(ChangeUndecodable):
+        tables.plan(line("I", "a", table="users_1"), 11)
+    catalog.altered[there] = 3
+    catalog.parts[TableName("public", "users_late")] = USERS
+    catalog.altered[TableName("public", "users_late")] = (12, 12)  # attached later
+    tables = captured(users(), catalog)
+    with pytest.raises(ChangeUndecodable):
+        tables.plan(line("I", "a", table="users_1"), 11)
+    catalog.parts[TableName("public", "users_renamed")] = USERS
+    catalog.altered[TableName("public", "users_renamed")] = (12, 9)
+    tables = captured(users(), catalog)
+    found = tables.plan(line("I", "a", table="users_1"), 11)
+    assert found is not None
+    assert found.name == USERS
 
 
 def test_a_truncated_part_is_no_truncated_table() -> None:
