@@ -151,7 +151,7 @@ def refusal(service: str, status: int, retry_after: str | None, now: datetime) -
     if status in _FOR_EVERYONE:
         hint = f"See services.{service}.secret_file" if status == 401 else ""
         return DependencyDown(message, hint=hint, retry_after_s=retry_after_s(retry_after, now), code=code)
-    if status in _PASSES or 500 <= status <= 599:
+    if status in _PASSES or status >= 500:  # RFC 9110 15: what is no status counts as a 5xx
         return Deferred(message, retry_after_s=retry_after_s(retry_after, now), code=code)
     return CallRejected(message, hint=_NO_REDIRECT if status < 400 else "", code=code)
 

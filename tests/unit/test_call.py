@@ -38,6 +38,8 @@ NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
         (502, DependencyDown),
         (503, DependencyDown),
         (504, DependencyDown),
+        (600, Deferred),
+        (999, Deferred),
     ],
 )
 def test_a_status_is_a_success_or_about_everyone_or_about_the_call(
