@@ -12,7 +12,7 @@ import msgspec
 
 from cdc.runtime import postgres
 from cdc.runtime.errors import ConfigInvalid
-from cdc.runtime.fields import quoted
+from cdc.runtime.fields import TableName, quoted
 from cdc.runtime.sections_mail import Links
 from cdc.runtime.settings import Settings
 from consumers.mail.links import address_hash
@@ -55,27 +55,36 @@ def unsubscribe(settings: Settings, hashed: str) -> None:
 
 def _change_row(settings: Settings, links: Links, key: str, address: str) -> bool:
     """Run links.verify_sql if the user still has the address; tell whether they do."""
-    dsn = links.dsn.get_secret_value() or settings.source.dsn.get_secret_value()
-    table = links.table or settings.source.tables[0].name
     columns: dict[str, Any] = msgspec.json.decode(key)
     same = " AND ".join(f"{quoted(column).replace('%', '%%')} = %s" for column in columns)
-    with closing(postgres.connect(dsn, application_name="pgherald links")) as database:
+    with closing(connect(settings, links)) as database:
         # Of one snapshot: if the row is changed between the look and the statement, PostgreSQL refuses the statement.
         database.set_session(isolation_level="REPEATABLE READ")
         with postgres.errors(), database, database.cursor() as cursor:
-            named = f"SELECT {quoted(settings.user.email)} FROM {table.sql()}".replace("%", "%%")  # noqa: S608  quoted
+            named = f"SELECT {quoted(settings.user.email)} FROM {table(settings, links).sql()}".replace("%", "%%")  # noqa: S608  quoted
             cursor.execute(f"{named} WHERE {same}", [*columns.values()])
             found = cursor.fetchone()
             if found is None or not hmac.compare_digest(address_hash(str(found[0])), address):
                 return False
             if links.verify_sql:
-                cursor.execute(bound(links.verify_sql, columns), _parameters(columns))
+                cursor.execute(bound(links.verify_sql, columns), parameters(columns))
             return True
+
+
+def connect(settings: Settings, links: Links) -> postgres.Connection:
+    """Open the database that verify links change. Raises what PostgreSQL's errors mean."""
+    dsn = links.dsn.get_secret_value() or settings.source.dsn.get_secret_value()
+    return postgres.connect(dsn, application_name="pgherald links")
+
+
+def table(settings: Settings, links: Links) -> TableName:
+    """Name the table of the users whom links are for."""
+    return links.table or settings.source.tables[0].name
 
 
 def bound(statement: str, columns: dict[str, Any]) -> str:
     """Write a statement's parameters as the driver wants them; what is quoted stays. Raises ConfigInvalid."""
-    known = _parameters(columns)
+    known = parameters(columns)
 
     def write(part: re.Match[str]) -> str:
         name = part["name"]
@@ -88,7 +97,7 @@ def bound(statement: str, columns: dict[str, Any]) -> str:
     return _SQL_PARTS.sub(write, statement)
 
 
-def _parameters(columns: dict[str, Any]) -> dict[str, Any]:
+def parameters(columns: dict[str, Any]) -> dict[str, Any]:
     """Give the columns of the key by name, and a key of one column also as `key`."""
     alone = {"key": next(iter(columns.values()))} if len(columns) == 1 else {}
     return alone | columns
