@@ -17,6 +17,7 @@ from cdc.chunks import Chunk, ChunkReader
 from cdc.command import Command
 from cdc.contract.event import Event
 from cdc.contract.position import Reading, SnapshotState
+from cdc.contract.topics import table_topic
 from cdc.history import Envelopes, OldRow, Origin
 from cdc.publisher import Publisher
 from cdc.resume import Resume
@@ -24,7 +25,7 @@ from cdc.rows import TablePlan
 from cdc.runtime.errors import ConnectionLost, PermanentError, RetryableError, ServiceError
 from cdc.runtime.log import get_logger
 from cdc.snapshot import is_resumable
-from cdc.watermark import Window
+from cdc.watermark import Created, Window
 
 _log = get_logger("snapshot")
 
@@ -53,6 +54,7 @@ class Backfill:
         self._reader = reader
         self._tries = tries
         self._window: Window | None = None
+        self._created = Created()
         #: The watermark that is waited for; empty while nothing is asked for.
         self._nonce = ""
         self._chunk: Chunk | None = None
@@ -87,6 +89,7 @@ class Backfill:
         if asked.action == "snapshot":
             try:
                 self._set(progress.asked(self._state, asked.reading))
+                self._created.forget(table_topic(self._resume.name, asked.schema_name, asked.table_name))
             except PermanentError as exc:
                 _log.error("snapshot_failed", command=asked.id, why=str(exc))
                 return
@@ -98,6 +101,10 @@ class Backfill:
         """Note a change of the stream."""
         if self._window is not None:
             self._window.passed(xid, events)
+
+    def published(self, events: list[Event]) -> None:
+        """Note what of the stream is new, and on its way to Kafka in the open transaction."""
+        self._created.published(events)
 
     def step(self, lsn: int) -> None:
         """Ask for the next chunk, or see whether what was asked for has come."""
@@ -123,7 +130,8 @@ class Backfill:
         if chunk is None or self._window.overflown:
             self._window = None  # too much passed by to tell what is still true: read it again
             return
-        rows = {row.key: row.after for row in chunk.rows if row.key is not None}
+        known = self._created.of(chunk.plan.topic)
+        rows = {row.key: row.after for row in chunk.rows if row.key is not None and row.key not in known}
         true = self._window.still_true(chunk.visible, chunk.plan.topic, rows)
         self._window.forget(chunk.visible)
         self._publish(chunk, [row._replace(after=true[row.key]) for row in chunk.rows if row.key in true], lsn)
@@ -131,6 +139,7 @@ class Backfill:
     def _ask_next(self) -> None:
         if not self._state.tables or self._state.paused:
             self._window = None
+            self._created = Created() if not self._state.tables else self._created
             return
         first = self._state.tables[0]
         if first.where and self._tries[first] > _MAX_TRIES:

@@ -130,9 +130,12 @@ class Stream:
             self._backfill.reached(command.nonce_of(change.content), self._lsn)
 
     def _publish(self, events: list[Event], position: Position) -> None:
-        if self._backfill.active:
+        reading = self._backfill.active
+        if reading:
             self._backfill.passed(self._xid, events)
         if events and self._is_new(position) and not self._is_skipped(position):
+            if reading:
+                self._backfill.published(events)
             self._send(events)
 
     def _send(self, events: Sequence[Event]) -> None:

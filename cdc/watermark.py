@@ -8,11 +8,11 @@ came before it and is unknown to the chunk is newer than the chunk's row.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
-from cdc.contract.envelope import UNAVAILABLE
+from cdc.contract.envelope import HEADER_OLD_KEY, UNAVAILABLE
 from cdc.contract.event import Event
 from cdc.relation import Seen
 
@@ -95,6 +95,37 @@ class Window:
         if None in images:
             return {}
         return {key: _overlaid(row, shown) for key, row in rows.items() if (shown := images.get(key, [])) is not None}
+
+
+class Created:
+    """Rows that the stream brought as `c` since their table was asked for: whoever reads it has them, and needs no `r`.
+
+    A row that came under another key is none of these: nobody was told of it as created. It holds some, not all: a row
+    that it does not hold comes twice.
+    """
+
+    def __init__(self) -> None:
+        self._keys: dict[str, set[bytes]] = {}
+
+    def published(self, events: Iterable[Event]) -> None:
+        """Note what the stream brought, and what it took."""
+        for event in events:
+            if event.op == "t":
+                self.forget(event.topic)
+            elif event.key is not None and event.op in ("c", "d"):
+                keys = self._keys.setdefault(event.topic, set())
+                if event.op == "d":
+                    keys.discard(event.key)
+                elif len(keys) < _MAX_PLACES and all(name != HEADER_OLD_KEY for name, _ in event.headers):
+                    keys.add(event.key)
+
+    def of(self, topic: str) -> Collection[bytes]:
+        """Give the keys of a topic."""
+        return self._keys.get(topic, frozenset())
+
+    def forget(self, topic: str) -> None:
+        """Let the rows come that are there now: somebody asks for the table, or it was emptied."""
+        self._keys.pop(topic, None)
 
 
 def _overlaid(row: bytes, images: list[bytes]) -> bytes:

@@ -155,6 +155,28 @@ def test_a_table_is_read_again_on_demand_while_others_write(deployment: Deployme
     assert all(r.value and r.value["source"]["txId"] is None for r in again)
 
 
+def test_a_row_that_comes_while_its_table_is_read_comes_once(deployment: Deployment) -> None:
+    fill(deployment, 10)
+    reader = deployment.capture()
+    execute = deployment.database.execute
+    execute("INSERT INTO users VALUES (11, 'before it was asked for')")
+    with closing(deployment.database.connect()) as session, session.cursor() as cursor:
+        # Reading waits for what runs when it begins, so it sees what this transaction writes, and so does the stream.
+        cursor.execute(
+            "BEGIN; INSERT INTO users VALUES (12, 'came'), (13, 'came'); UPDATE users SET n = 1 WHERE id = 13"
+        )
+        cursor.execute(
+            "UPDATE users SET id = 14 WHERE id = 1; DELETE FROM users WHERE id = 2; UPDATE users SET n = 1 WHERE id = 3"
+        )
+        assert deployment.run("snapshot", "users").returncode == 0
+        until(lambda: said(reader, "snapshot_asked"), 20, "the command to be seen")
+        deployment.until_caught_up()
+        cursor.execute("COMMIT")
+    until_done(deployment, reader)
+    again = {r.key for r in audited(deployment) if r.value and r.value["source"]["snapshot"] == "incremental"}
+    assert again == {f'{{"id":{id_}}}' for id_ in (*range(3, 12), 14)}
+
+
 def test_only_the_rows_asked_for_are_read_again(deployment: Deployment) -> None:
     fill(deployment, 5000)
     reader = deployment.capture()

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from cdc.contract.envelope import UNAVAILABLE
+from cdc.contract.envelope import HEADER_OLD_KEY, UNAVAILABLE
 from cdc.contract.event import Event
 from cdc.relation import Seen
-from cdc.watermark import _MAX_PLACES, Window
+from cdc.watermark import _MAX_PLACES, Created, Window
 
 TOPIC = "t.public.users"
 #: A chunk's snapshot: 99 and before are seen, 97 was running, 100 came later.
@@ -69,3 +69,30 @@ def test_more_than_can_be_remembered_is_said() -> None:
         window.forget(Seen.parse("50:50:"))
         said.append(window.overflown)
     assert said == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("published", "known"),
+    [
+        ([event("c", b"1")], {b"1"}),
+        ([event("u", b"1")], set()),  # it was there before, and nobody was told of it as created
+        ([event("c", b"1"), event("u", b"1"), event("c", b"2")], {b"1", b"2"}),
+        ([event("c", b"1"), event("d", b"1")], set()),
+        ([event("c", b"1"), event("d", b"1"), event("tombstone", b"1"), event("c", b"1")], {b"1"}),
+        ([event("c", b"1"), event("t", None), event("c", b"2")], {b"2"}),
+        ([event("c", b"1")._replace(headers=[(HEADER_OLD_KEY, b"0")])], set()),
+        ([event("c", b"1", topic="t.public.other"), event("c", None)], set()),
+    ],
+)
+def test_a_row_that_the_stream_brought_as_created_is_known(published: list[Event], known: set[bytes]) -> None:
+    created = Created()
+    created.published(published)
+    assert set(created.of(TOPIC)) == known
+
+
+def test_a_table_that_is_asked_for_anew_brings_every_row_and_not_more_is_held_than_fits() -> None:
+    created = Created()
+    created.published(event("c", b"%d" % number) for number in range(_MAX_PLACES + 1))
+    assert len(created.of(TOPIC)) == _MAX_PLACES
+    created.forget(TOPIC)
+    assert not created.of(TOPIC)
