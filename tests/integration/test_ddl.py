@@ -123,6 +123,45 @@ def test_a_row_is_told_as_its_table_was_at_its_moment(deployment: Deployment, wh
     assert "hunter2" not in reader.log.read_text()
 
 
+#: What may stand right behind a row: each with what is then written, and how that is told.
+BACKLOG = [
+    (
+        "ALTER TABLE users ALTER n TYPE text USING (n + 39)::text",
+        "INSERT INTO users VALUES (2, 'x')",
+        {"id": 2, "n": "x"},
+    ),
+    ("ALTER TABLE users ALTER n TYPE int USING length(n)", "INSERT INTO users VALUES (3, 4)", {"id": 3, "n": 4}),
+    ("ALTER TABLE users RENAME n TO m", "INSERT INTO users VALUES (4, 5)", {"id": 4, "m": 5}),
+    ("ALTER TABLE users DROP m, ADD m boolean", "INSERT INTO users VALUES (5, true)", {"id": 5, "m": True}),
+    ("ALTER TABLE users DROP m, ADD n numeric(6,2)", "INSERT INTO users VALUES (6, 7)", {"id": 6, "n": "7.00"}),
+    (
+        "ALTER TABLE users RENAME TO past; CREATE TABLE users (id int PRIMARY KEY, n date)",
+        "INSERT INTO users VALUES (7, '2024-05-05')",
+        {"id": 7, "n": "2024-05-05Z"},
+    ),
+    (
+        "ALTER TABLE users RENAME TO away; ALTER TABLE past RENAME TO users",
+        "INSERT INTO users VALUES (8, 9)",
+        {"id": 8, "n": "9.00"},
+    ),
+]
+
+
+@pytest.mark.parametrize("transactions", ["one", "several"])
+def test_a_backlog_of_rows_and_ddl_is_told_as_it_was_written_by_a_reader_that_was_down_for_all_of_it(
+    deployment: Deployment, transactions: str
+) -> None:
+    execute = deployment.database.execute
+    execute("ALTER TABLE users DROP score, DROP mood")
+    assert deployment.capture().stop() == 0
+    statements = ["INSERT INTO users VALUES (1, 3)", *(text for ddl, row, _ in BACKLOG for text in (ddl, row))]
+    for text in ["; ".join(statements)] if transactions == "one" else statements:
+        execute(f"BEGIN; {text}; COMMIT")
+    deployment.capture()
+    deployment.until_caught_up()
+    assert [row for _, _, row in told(deployment)] == [{"id": 1, "n": 3}, *(row for *_, row in BACKLOG)]
+
+
 def test_what_an_update_leaves_out_does_not_vanish_when_the_table_changed_right_behind_it(
     deployment: Deployment,
 ) -> None:
