@@ -7,7 +7,6 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from hashlib import md5
 from pathlib import Path
@@ -23,13 +22,6 @@ from tests.support.proxy import Proxy
 from tests.support.servers import KafkaServer, PostgresServer
 
 TABLE = "CREATE TABLE users (id bigint PRIMARY KEY, email text, password text, n int DEFAULT 0)"
-
-
-@pytest.fixture
-def deployment(tmp_path: Path, database: Database, kafka: KafkaServer, name: str) -> Iterator[Deployment]:
-    database.execute(TABLE)
-    with Deployment(tmp_path / "d", database, kafka, name) as made:
-        yield made
 
 
 class Writers(threading.Thread):

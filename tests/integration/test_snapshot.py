@@ -7,28 +7,17 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from deploy.local.net import until
 from tests.support import audit
 from tests.support.database import Database
 from tests.support.deployment import Deployment, Record, Running
-from tests.support.servers import KafkaServer
 
 TABLE = "CREATE TABLE users (id bigint PRIMARY KEY, email text, n int NOT NULL DEFAULT 0)"
 ROWS = 20_000
-
-
-@pytest.fixture
-def deployment(tmp_path: Path, database: Database, kafka: KafkaServer, name: str) -> Iterator[Deployment]:
-    database.execute(TABLE)
-    with Deployment(tmp_path / "d", database, kafka, name) as made:
-        yield made
 
 
 class Writer(threading.Thread):

@@ -3,6 +3,7 @@
 import os
 import secrets
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from kafka import KafkaAdminClient
@@ -11,6 +12,7 @@ from xdist.workermanage import WorkerController
 from tests.support import database as databases
 from tests.support import docker, local
 from tests.support.database import Database
+from tests.support.deployment import Deployment
 from tests.support.http import Endpoint
 from tests.support.servers import KafkaServer, PostgresServer, Server
 from tests.support.smtp import Relay
@@ -105,6 +107,16 @@ def name(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.fixture
 def database(postgres: PostgresServer, name: str) -> Iterator[Database]:
     with databases.fresh(postgres, name) as made:
+        yield made
+
+
+@pytest.fixture
+def deployment(
+    request: pytest.FixtureRequest, tmp_path: Path, database: Database, kafka: KafkaServer, name: str
+) -> Iterator[Deployment]:
+    """Deploy for the table that the test's module says; a module that needs more than that has one of its own."""
+    database.execute(request.module.TABLE)
+    with Deployment(tmp_path / "d", database, kafka, name) as made:
         yield made
 
 
