@@ -28,15 +28,18 @@ from cdc.wal2json import Begin, Change, Commit, Message, RowChange, Truncate
 
 _log = get_logger("capture")
 
-#: A Kafka transaction ends when the slot has nothing more to read and it is this old ...
-_MIN_AGE_S = 0.005
-#: ... or when it is this old or this large, whatever comes: visibility and memory stay bounded.
-_MAX_AGE_S = 0.05
+#: Where the slot has nothing more to read, a few events go at once, but no oftener than this ...
+_FEW_EVENTS, _FEW_EVERY_S = 64, 0.005
+#: ... and many wait to be more: a commit costs as much as hundreds of events.
+_MANY_AGE_S = 0.025
+#: Whatever comes, a Kafka transaction ends when it is this old or this large: visibility and memory stay bounded.
+_MAX_AGE_S = 0.1
 _MAX_EVENTS = 10_000
 _MAX_BYTES = 8_000_000
 _BURST = 256
 _COMMIT = b'{"action":"C"'
 _STANDBY_EVERY_S = 1.0
+_IDLE_S, _GULP_S = 1.0, 0.001
 
 #: Whether this process reads the slot now: what /ready tells.
 streaming = False
@@ -61,23 +64,32 @@ class Stream:
         #: Of the last change that was published: its transaction's end and when that was committed.
         self._published: tuple[int, int] | None = None
         self._oldest_us = 0
+        self._committed_at = 0.0
 
     def run(self, stop: Stop) -> None:
         """Publish until a stop is requested; then end in order."""
         while not stop.requested:
-            wait_s = 0.0 if self._read_burst() else self._until_commit_s()
+            idle = not self._read_burst()
             self._backfill.step(self._lsn)
-            if self._commit_due(idle=wait_s > 0):
+            due = self._commit_due(idle=idle)
+            if due:
                 self._commit()
             self._slot.confirm()
             self._router.tables.look()
-            if wait_s:
-                if self._publisher.began_at is None:
-                    lag.caught_up()
-                self._slot.wait(min(wait_s, self._backfill.patience_s))
+            if idle and not due:
+                self._rest()
         if self._publisher.began_at is not None:
             self._commit()
         self._slot.confirm(now=True)
+
+    def _rest(self) -> None:
+        """Wait until there is something to do."""
+        if self._publisher.began_at is None:
+            lag.caught_up()
+            self._slot.wait(min(_IDLE_S, self._backfill.patience_s))
+        else:
+            # Not at the socket, which would wake us for each line of those that can only be committed together.
+            time.sleep(_GULP_S)
 
     def _read_burst(self) -> bool:
         """Read and publish while there is something; tell whether there may be more."""
@@ -110,6 +122,9 @@ class Stream:
             return
         try:
             change = wal2json.decode(line)
+            if isinstance(change, Begin):
+                self._begin(change)
+                return
             position = self._position_of(change, data_start)
             if isinstance(change, RowChange | Truncate) and command.is_own(change):
                 self._obey(change, position)
@@ -117,11 +132,6 @@ class Stream:
             events = self._router.events(change, position, now_ns)
         except ChangeUndecodable as exc:
             self._pass_or_stop(exc, line)
-            return
-        if isinstance(change, Begin):
-            self._xid, self._begun_us = change.xid, self._router.commit_us
-            if self._resume.unmet:
-                self._resume.meet(self._lsn, self._begun_us)
             return
         self._publish(events, position)
         if isinstance(change, Commit) or (isinstance(change, Message) and change.alone):
@@ -155,11 +165,15 @@ class Stream:
         if self._resume.is_new(position) and (asked := command.read(change)):
             self._backfill.obey(asked)
 
+    def _begin(self, change: Begin) -> None:
+        self._lsn, self._index, self._complete = parse_lsn(change.nextlsn), 0, False
+        self._ending = b'"nextlsn":"%b"}' % change.nextlsn.encode()
+        self._xid, self._begun_us = change.xid, self._router.begin(change, self._lsn)
+        if self._resume.unmet:
+            self._resume.meet(self._lsn, self._begun_us)
+
     def _position_of(self, change: Change, data_start: int) -> Position:
-        if isinstance(change, Begin):
-            self._lsn, self._index, self._complete = parse_lsn(change.nextlsn), 0, False
-            self._ending = b'"nextlsn":"%b"}' % change.nextlsn.encode()
-        elif isinstance(change, Message) and change.alone:
+        if isinstance(change, Message) and change.alone:
             self._lsn, self._index, self._begun_us = data_start, 0, 0
         return Position(self._lsn, self._index)
 
@@ -170,17 +184,15 @@ class Stream:
             # Nothing of it needs to be in Kafka, or all of it is: an idle or filtered slot moves on too.
             self._slot.checkpoint.acknowledge()
 
-    def _until_commit_s(self) -> float:
-        """Tell how long the slot may be waited for."""
-        began_at = self._publisher.began_at
-        return 1.0 if began_at is None else max(0.0005, began_at + _MIN_AGE_S - time.monotonic())
-
     def _commit_due(self, *, idle: bool) -> bool:
-        began_at = self._publisher.began_at
+        began_at, now_s = self._publisher.began_at, time.monotonic()
         if began_at is None:
             return False
-        age_s = time.monotonic() - began_at
-        return self._is_full() or age_s >= (_MIN_AGE_S if idle else _MAX_AGE_S)
+        if self._is_full() or now_s - began_at >= _MAX_AGE_S:
+            return True
+        if self._publisher.events > _FEW_EVENTS:
+            return idle and now_s - began_at >= _MANY_AGE_S
+        return idle and now_s - self._committed_at >= _FEW_EVERY_S
 
     def _is_full(self) -> bool:
         return self._publisher.events >= _MAX_EVENTS or self._publisher.size_bytes >= _MAX_BYTES
@@ -192,6 +204,7 @@ class Stream:
         confirmation: the lines come again, and the position makes us skip them.
         """
         if self._publisher.began_at is not None:
+            self._committed_at = time.monotonic()
             # Rows of a snapshot may come before the first line, or while lines are skipped.
             position, complete = max(
                 (Position(self._lsn, self._index), self._complete), (self._resume.position, self._resume.state.complete)

@@ -99,7 +99,8 @@ class Publisher:
     def publish(self, events: Iterable[Event]) -> None:
         """Add the records of one change to the open transaction, or open one."""
         for event in events:
-            self.begin()
+            if self.began_at is None:
+                self.begin()
             self._produce(event)
             self.events += 1
             self._uncommitted[event.table, event.op] += 1
@@ -141,7 +142,7 @@ class Publisher:
         topic, key, value, headers, _, _ = event
         while True:
             try:
-                self._producer.produce(topic, value=value, key=key, headers=list(headers))
+                self._producer.produce(topic, value, key, headers=headers)  # type: ignore[arg-type]  # lists are invariant
             except BufferError:
                 # The queue is full: reading stops here, feedback does not.
                 self._keep_alive()

@@ -67,6 +67,7 @@ class Router:
         self._name = name
         self._database = database
         self._epoch = epoch
+        self._ids = f"{name}:{epoch}:".encode()
         self.tables = tables
         self._origin_name = cache(origin_name)
         self._open: Transaction | None = None
@@ -76,11 +77,6 @@ class Router:
         self._wholes: dict[Cutter, bytes] = {}
         self._now_ns, self._clock = 0, b""
 
-    @property
-    def commit_us(self) -> int:
-        """When the open transaction was committed, in microseconds since 1970; 0 outside of one."""
-        return self._open.commit_us if self._open else 0
-
     def events(self, change: Change, position: Position, now_ns: int) -> list[Event]:
         """Give the records of one line: none for B, C and messages of our own, three for a key change.
 
@@ -89,7 +85,7 @@ class Router:
         if isinstance(change, RowChange):
             return self._row(change, position, now_ns)
         if isinstance(change, Begin):
-            self._begin(change, position)
+            self.begin(change, position.lsn)
         elif isinstance(change, Commit):
             self.end(parse_lsn(change.nextlsn))
         elif isinstance(change, Truncate):
@@ -98,10 +94,11 @@ class Router:
             return self._message(change, position, now_ns)
         return []
 
-    def _begin(self, change: Begin, position: Position) -> None:
+    def begin(self, change: Begin, lsn: int) -> int:
+        """Note the beginning of the transaction that ends at this LSN; give its commit's time, in microseconds."""
         origin = _json(self._origin_name(change.origin)) if change.origin else b"null"
-        ids = event_id(self._name, self._epoch, Position(position.lsn, 0))[:-1].encode()
-        self._open = Transaction(change, origin, self._last_commit_lsn, ids)
+        self._open = Transaction(change, origin, self._last_commit_lsn, b"%b%016x:" % (self._ids, lsn))
+        return self._open.commit_us
 
     def end(self, lsn: int) -> None:
         """Note the end of the open transaction, which is its name."""
