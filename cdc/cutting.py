@@ -66,8 +66,8 @@ class Cutter:
         self._primary = [places[name] for name in primary]
         self._rendered = [(place, c.from_token) for place, c in enumerate(columns) if c.from_token and c.label]
         #: Writes the new row, out of all of its values: those that stay home are cut to nothing.
-        self.after = _object([(column.label, b"%b" if column.label else b"%.0b") for column in columns])
-        self._key = _object([(columns[places[name]].label, b"%b") for name in key])
+        self.after = object_template([(column.label, b"%b" if column.label else b"%.0b") for column in columns])
+        self._key = object_template([(columns[places[name]].label, b"%b") for name in key])
         self._key_of = itemgetter(*(places[name] for name in key))
         listed = (b'%b,"type":%b' % (_json(columns[at].name), _json(columns[at].type)) for at in self._primary)
         self._tail = _KEY + _NEXT.join(listed) + b"}]}"
@@ -140,7 +140,7 @@ def _is_text(line: bytes) -> bool:
     return True
 
 
-def _object(columns: Sequence[tuple[bytes | None, bytes]]) -> bytes:
+def object_template(columns: Sequence[tuple[bytes | None, bytes]]) -> bytes:
     """Write the template of a JSON object: what stands before each value, and what takes it."""
     template, comma = b"{", b""
     for label, value in columns:

@@ -15,7 +15,7 @@ import msgspec
 from cdc import wal2json
 from cdc.contract.envelope import UNAVAILABLE
 from cdc.contract.topics import table_topic
-from cdc.cutting import Cutter, Written
+from cdc.cutting import Cutter, Written, object_template
 from cdc.privacy import Treatment, guard, treatment
 from cdc.relation import Column, Relation
 from cdc.runtime.errors import ChangeUndecodable, ConfigInvalid
@@ -131,14 +131,13 @@ class TablePlan:
     def snapshot_row(self, row: Sequence[str | None]) -> tuple[bytes | None, bytes]:
         """Render the key and the row from the text of the `written` columns. Raises ChangeUndecodable."""
         try:
-            parts = [
-                label + (_NULL if text is None else from_text(text))
-                for (label, from_text), text in zip(self._renderers, row, strict=True)
+            values = [
+                _NULL if text is None else from_text(text) for from_text, text in zip(self._renderers, row, strict=True)
             ]
         except FAULTS:
             raise self._unwritable_row(row) from None  # not `from` it: its text shows the value
-        key = b"{" + b",".join([parts[place] for place in self.key_places]) + b"}" if self.key else None
-        return key, b"{" + b",".join(parts) + b"}"
+        key, whole = self._snapshot_templates
+        return key % tuple([values[place] for place in self.key_places]) if self.key else None, whole % tuple(values)
 
     @cached_property
     def key_places(self) -> tuple[int, ...]:
@@ -147,8 +146,15 @@ class TablePlan:
         return tuple(written.index(name) for name in self.key)
 
     @cached_property
-    def _renderers(self) -> list[tuple[bytes, FromText]]:
-        return [(column.label or b"", column.codec.from_text) for _, column in self._written]
+    def _renderers(self) -> list[FromText]:
+        return [column.codec.from_text for _, column in self._written]
+
+    @cached_property
+    def _snapshot_templates(self) -> tuple[bytes, bytes]:
+        """Write the templates of the key and of the `written` columns."""
+        keys, row = (self.columns[name] for name in self.key), (column for _, column in self._written)
+        key, whole = (object_template([(column.label, b"%b") for column in some]) for some in (keys, row))
+        return key, whole
 
     def unwritable(self, change: RowChange) -> ChangeUndecodable:
         """Make the error of a line of which a value can't be rendered."""

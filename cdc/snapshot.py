@@ -43,6 +43,8 @@ def fields_of(line: str) -> list[str | None]:
     """Split a line of COPY's text format; None is NULL. Source: PostgreSQL's COPY, "Text Format"."""
     if "\\" not in line:
         return line.split("\t")  # type: ignore[return-value]
+    if line.count("\\") == line.count(r"\N"):  # nothing else is escaped: most rows with a NULL
+        return [None if field == r"\N" else field for field in line.split("\t")]
     return [None if field == r"\N" else _unescape(field) for field in line.split("\t")]
 
 

@@ -25,6 +25,8 @@ def _year(text: str) -> str:
 
 def timestamp(text: str) -> str:
     """`2024-01-02 03:04:05.6` -> `2024-01-02T03:04:05.6Z`."""
+    if text[4:5] == "-" and text[10:11] == " " and text[-1] != "C":
+        return f"{text[:10]}T{text[11:]}Z"  # four digits' years of our era: most of them
     if text.endswith("infinity"):
         return text
     day, clock, *era = text.split(" ")
