@@ -62,6 +62,7 @@ class CapturedTables:
         self._named = {table_of(*name): name for name in self._tables}
         self._truncated: tuple[TableName, str] | None = None
         self._passed_over: set[TableName] = set()
+        self._unknown: set[TableName] = set()
         self._places: dict[TableName, Place] = {}
         self._looked_at = 0.0
 
@@ -108,6 +109,7 @@ class CapturedTables:
             if self._partitions.find_renamed(place, root, xid):
                 return root
         if not alike:
+            self._tell_unknown(place)
             return None
         if place in self._passed_over:
             metrics.changes_skipped.inc()
@@ -118,6 +120,15 @@ class CapturedTables:
             hint=f"The skip leaves out its rows; `pgherald snapshot {alike[0].sql()}` reads those that are still there",
             table=str(place),
         )
+
+    def _tell_unknown(self, place: TableName) -> None:
+        """Say it once: a root that was altered again and again meanwhile may have had shapes that nobody saw."""
+        if place not in self._unknown:
+            self._unknown.add(place)
+            effect = "were it a partition of an older shape of its root, its rows are missing"
+            _log.warning(
+                "table_unknown", table=str(place), effect=effect, remedy="pgherald snapshot of the whole table"
+            )
 
     def known(self, table: bytes) -> TablePlan | None:
         """Give the plan of every line that shows the whole shape of this table (as `table_in` gives it)."""

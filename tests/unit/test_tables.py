@@ -170,9 +170,12 @@ def test_rows_of_a_table_that_may_have_been_a_part_unseen_stop_the_reader_until_
         line("D", table="gone", pk="uuid"),
     ],
 )
-def test_rows_of_a_table_that_can_not_have_been_a_part_are_none_of_ours(change: Any) -> None:
+def test_rows_of_a_table_that_can_not_have_been_a_part_are_none_of_ours_and_told_of_once(
+    change: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     tables = captured(users(), SaidCatalog(shape("a", partitioned=True)))
-    assert tables.plan(change, 5) is None
+    assert [tables.plan(change, 5), tables.plan(change, 5)] == [None, None]
+    assert [record.message for record in caplog.records] == ["table_unknown"]
 
 
 def test_a_table_that_was_there_and_no_part_is_none_of_ours_whatever_else_was_altered() -> None:
