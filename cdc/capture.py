@@ -192,7 +192,8 @@ class Stream:
             return True
         if self._publisher.events > _FEW_EVENTS:
             return idle and now_s - began_at >= _MANY_AGE_S
-        return idle and now_s - self._committed_at >= _FEW_EVERY_S
+        # The rest of a transaction that has just begun to come is on its way.
+        return idle and now_s - (self._committed_at if self._complete else began_at) >= _FEW_EVERY_S
 
     def _is_full(self) -> bool:
         return self._publisher.events >= _MAX_EVENTS or self._publisher.size_bytes >= _MAX_BYTES

@@ -27,7 +27,7 @@ def test_a_reader_tells_what_it_published_and_how_its_slot_is(
         deployment.until_caught_up()
         text = until(lambda: _metrics(url, "pgherald_slot_lag_bytes [0-9]"), 30, "the slot to be measured")
         assert 'pgherald_events_published_total{op="c",table="public.users"} 2.0' in text
-        assert "pgherald_commit_to_kafka_seconds_count 1.0" in text
+        assert re.search("pgherald_commit_to_kafka_seconds_count [12]", text)  # in one go, or each row in its own
         assert "pgherald_slot_safe_wal_bytes" in text
 
 
