@@ -45,7 +45,7 @@ test-contract: ## the tests of what others rely on: envelope, templates
 test-integration: ## the tests on real servers: containers where Docker answers, else local processes
 test-e2e: ## the tests that run the commands, kill them and audit
 
-bench: bench-capture bench-mail ## both benches, one after the other; takes half an hour and wants a quiet machine
+bench: bench-capture bench-mail ## both benches, one after the other; takes most of an hour and wants a quiet machine
 
 bench-capture bench-mail: bench-%: setup
 	@cmp -s deploy/requirements/bench.txt build/bench/requirements.txt || { \

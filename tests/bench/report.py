@@ -79,10 +79,17 @@ def chart(path: Path, found: Medians, figure: str = "rows_per_s", title: str = "
         bars = axes.bar(
             [at + place * width for at in range(len(groups))], heights, width, color=colours[name], label=name
         )
-        axes.bar_label(bars, labels=[f"{height / 1000:.0f}k" if height else "" for height in heights], fontsize=7)
+        axes.bar_label(bars, labels=[_short(height) for height in heights], fontsize=7)
     axes.set_xticks([at + 0.4 - width / 2 for at in range(len(groups))], [name.replace("_", " ") for name in groups])
     axes.set_ylabel(title)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
     plot.tight_layout()
     plot.savefig(path)
+
+
+def _short(figure: float) -> str:
+    """Write a figure over its bar; nothing where there is none."""
+    if figure >= 10_000:
+        return f"{figure / 1000:.0f}k"
+    return f"{figure:,.0f}" if figure else ""
