@@ -13,14 +13,7 @@ from typing import Protocol
 
 import msgspec
 
-from cdc.contract.envelope import (
-    HEADER_EVENT_ID,
-    HEADER_NEW_KEY,
-    HEADER_NOTIFY,
-    HEADER_OLD_KEY,
-    HEADER_SCHEMA,
-    SCHEMA_VERSION,
-)
+from cdc.contract.envelope import HEADER_NEW_KEY, HEADER_OLD_KEY
 from cdc.contract.event import Event, Headers
 from cdc.contract.position import Position, event_id, parse_lsn
 from cdc.contract.topics import message_topic
@@ -28,7 +21,7 @@ from cdc.cutting import Cutter, table_in
 from cdc.rows import TablePlan
 from cdc.runtime.errors import ChangeUndecodable
 from cdc.source import clock_json, source_json, source_template
-from cdc.transaction import ORDER, Transaction
+from cdc.transaction import ORDER, Transaction, headers_of
 from cdc.values import FAULTS
 from cdc.wal2json import Begin, Change, Commit, Delete, Insert, Message, RowChange, Truncate, Update
 
@@ -202,10 +195,7 @@ class Router:
         return Event(plan.topic, key, value, self._headers(id_) + headers, plan.title, op)
 
     def _headers(self, id_: str) -> Headers:
-        headers = [(HEADER_EVENT_ID, id_.encode()), (HEADER_SCHEMA, SCHEMA_VERSION)]
-        if self._open and not self._open.notify:
-            headers.append((HEADER_NOTIFY, b"0"))
-        return headers
+        return headers_of(id_.encode(), notify=self._open is None or self._open.notify)
 
     def _message(self, change: Message, position: Position, now_ns: int) -> list[Event]:
         if change.prefix == OWN_PREFIX:

@@ -35,12 +35,16 @@ class Transaction:
             self._id = b"%d:%d" % (self.xid, lsn)
         self._events += 1
         of_table = self._events_of_table[table] = self._events_of_table.get(table, 0) + 1
-        ts_ms, previous, ts_us_ns, xid, origin = self.moment
-        return ts_ms, previous, lsn, ts_us_ns, xid, lsn, origin, self._id, self._events, of_table
+        return (*self.moment.around(lsn), self._id, self._events, of_table)
 
     def headers(self, index: int) -> Headers:
         """Give the headers of the event that the line of this ordinal becomes."""
-        headers = [(HEADER_EVENT_ID, b"%b%d" % (self._ids, index)), _SCHEMA]
-        if not self.notify:
-            headers.append(_NO_NOTIFY)
-        return headers
+        return headers_of(b"%b%d" % (self._ids, index), notify=self.notify)
+
+
+def headers_of(event_id: bytes, *, notify: bool) -> Headers:
+    """Write the headers of an event."""
+    written = [(HEADER_EVENT_ID, event_id), _SCHEMA]
+    if not notify:
+        written.append(_NO_NOTIFY)
+    return written
