@@ -133,7 +133,7 @@ def decide(error: Exception, delivery: Tried, policy: Rule, *, sending: bool, no
     if isinstance(error, PermanentError):
         return Dead(describe(error), _alike(error))
     lost = sending and isinstance(error, ConnectionLost)
-    pause_s = delay_s(delivery.lane_failures + 1, PAUSE_FIRST_S, PAUSE_MAX_S, jitter) if lost else None
+    pause_s = _rest_s(delivery.lane_failures, jitter) if lost else None
     if sending and not _is_answer(error) and _leaves_doubt(policy):
         return Unknown(describe(error), pause_s)
     if exhausted := _exhausted(delivery, policy, now):
@@ -222,7 +222,12 @@ def _wait_s(error: Exception, delivery: Tried, policy: Rule, now: datetime, jitt
 def _pause_s(error: DependencyDown, failures: int, jitter: float) -> float:
     if isinstance(error, DependencyGone):
         return math.inf
-    return _asked_s(error, PAUSE_ASKED_MAX_S) or delay_s(failures + 1, PAUSE_FIRST_S, PAUSE_MAX_S, jitter)
+    return _asked_s(error, PAUSE_ASKED_MAX_S) or _rest_s(failures, jitter)
+
+
+def _rest_s(failures: int, jitter: float) -> float:
+    """Let a lane rest the longer the more often it failed."""
+    return delay_s(failures + 1, PAUSE_FIRST_S, PAUSE_MAX_S, jitter)
 
 
 def _asked_s(error: Exception, most_s: float) -> float:

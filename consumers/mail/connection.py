@@ -28,7 +28,7 @@ _RESET_MAX_S = 5.0
 #: Relays close a connection after some mails, often a hundred, with 421: we are first.
 _MAILS_MAX = 100
 
-_YES, _GO_ON = range(200, 300), 354
+_GO_ON = 354
 _DOT_FIRST = re.compile(rb"^\.", re.MULTILINE)
 
 
@@ -149,7 +149,7 @@ class Connection:
         except OSError as exc:
             raise ConnectionLost(f"no answer to the final dot: {session.why(exc)}", step=DOT) from exc
         self._out_of_step = False
-        if 200 <= reply.code <= 299:
+        if reply.code in session.YES:
             return reply
         if 400 <= reply.code <= 599:
             raise refusal(reply, DOT)
@@ -206,8 +206,8 @@ def _commands(opened: smtplib.SMTP, mail: Mail) -> list[_Command]:
         raise MailRejected("the address would end its command", code="address_invalid", users_own=True)
     sender, recipient = (line.encode(encoding) for line in lines)
     return [
-        _Command("MAIL", sender, _YES),
-        _Command("RCPT", recipient, _YES),
+        _Command("MAIL", sender, session.YES),
+        _Command("RCPT", recipient, session.YES),
         _Command("DATA", b"DATA\r\n", range(_GO_ON, _GO_ON + 1)),
     ]
 

@@ -17,6 +17,9 @@ from cdc.runtime.sections_mail import Smtp
 from consumers.mail.answers import Session, TlsSession
 from consumers.mail.reply import NO_CODE, Reply, refusal
 
+#: The codes of a yes.
+YES = range(200, 300)
+
 
 class Timeouts(NamedTuple):
     """How long to wait for the relay, in seconds, each time."""
@@ -55,16 +58,11 @@ def context(smtp: Smtp) -> ssl.SSLContext | None:
         raise ConfigInvalid(f"smtp.ca_file: no certificates can be read from it: {why(exc)}") from exc
 
 
-def expect(
-    session: smtplib.SMTP,
-    what: str,
-    ask: Callable[[smtplib.SMTP], tuple[int, bytes]],
-    codes: range = range(200, 300),
-) -> None:
+def expect(session: smtplib.SMTP, what: str, ask: Callable[[smtplib.SMTP], tuple[int, bytes]]) -> None:
     """Say a command and wait for its answer. Raises what `refusal` makes of another answer, or DependencyDown."""
     with step(what):
         answer = reply(ask(session))
-    if answer.code not in codes:
+    if answer.code not in YES:
         raise refusal(answer, what)
 
 
