@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import smtplib
 import socket
 import time
@@ -17,19 +18,19 @@ class Session(smtplib.SMTP):
     """A session in which the socket's timeout is that of a whole answer, not of each of its bytes."""
 
     def getreply(self) -> tuple[int, bytes]:
-        """Read an answer. Raises SMTPServerDisconnected where none comes to its end, as smtplib does."""
+        """Read an answer. Raises OSError, which says why, where none comes to its end; the session is closed then."""
         sock = self.sock
         if sock is None:
             raise smtplib.SMTPServerDisconnected("not connected")
         timeout_s = sock.gettimeout()
         self.file = self.file or sock.makefile("rb")
         try:
-            return _answer(sock, self.file, time.monotonic() + (timeout_s or 0.0))
-        except OSError as exc:
+            answer = _answer(sock, self.file, time.monotonic() + (timeout_s or 0.0))
+        except OSError:
             self.close()
-            raise smtplib.SMTPServerDisconnected(type(exc).__name__) from exc
-        finally:
-            sock.settimeout(timeout_s)
+            raise
+        sock.settimeout(timeout_s)
+        return answer
 
 
 class TlsSession(Session, smtplib.SMTP_SSL):
@@ -45,7 +46,7 @@ def _answer(sock: socket.socket, file: BufferedReader, until_s: float) -> tuple[
             return NO_CODE, b"\n".join(lines)
         if line[3:4] != b"-":
             return int(line[:3]), b"\n".join(lines)
-    raise OSError("an answer without end")
+    raise OSError(errno.EPROTO, "an answer without end")
 
 
 def _line(sock: socket.socket, file: BufferedReader, until_s: float) -> bytes:
@@ -57,8 +58,8 @@ def _line(sock: socket.socket, file: BufferedReader, until_s: float) -> bytes:
         sock.settimeout(left_s)
         waiting = file.peek(1)
         if not waiting:
-            raise ConnectionResetError
+            raise ConnectionResetError(errno.ECONNRESET, "it hung up")
         line += file.read(waiting.find(b"\n") + 1 or len(waiting))
         if len(line) > _LINE_MAX_BYTES:
-            raise OSError("a line without end")
+            raise OSError(errno.EPROTO, "a line without end")
     return line

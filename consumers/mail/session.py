@@ -127,8 +127,10 @@ def reply(answer: tuple[int, bytes | str]) -> Reply:
 
 def why(exc: Exception) -> str:
     """Say what failed in the operating system's words; smtplib's may quote the relay's."""
+    if isinstance(exc, TimeoutError):
+        return "it did not answer in time"
     if isinstance(exc, smtplib.SMTPServerDisconnected):
-        return "it hung up, or did not answer in time"
+        return "it hung up"
     if isinstance(exc, ssl.SSLError):
         return f"TLS failed ({exc.reason or 'cut off'})"
     return str(getattr(exc, "strerror", None) or type(exc).__name__)
