@@ -14,13 +14,13 @@ from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 
-import httpcore
 import httpx
 
 from cdc.runtime.errors import CallRejected, ConfigInvalid, Deferred, DependencyDown, DependencyGone, ServiceError
 from cdc.runtime.sections import Service
 from consumers.losses import Losses
 from consumers.services import address
+from consumers.services.connections import Connections
 from consumers.services.deadline import Deadlines
 
 #: Down or overloaded for everyone; 401: it does not believe who we are, so it believes none of our calls.
@@ -117,9 +117,7 @@ class Client:
 def _transport(service: Service, deadlines: Deadlines) -> httpx.HTTPTransport:
     transport = httpx.HTTPTransport(verify=_tls(service.ca_file), trust_env=False)
     # httpx has no way to hand a network backend to httpcore's pool, which it is made of.
-    transport._pool = httpcore.ConnectionPool(
-        ssl_context=_tls(service.ca_file), max_connections=service.connections, network_backend=deadlines
-    )
+    transport._pool = Connections(_tls(service.ca_file), service.connections, deadlines)
     return transport
 
 

@@ -25,10 +25,15 @@ class Deadlines(httpcore.NetworkBackend):
         """Let this thread's operations end within so long, all together."""
         self._of_thread.until = time.monotonic() + limit_s
 
-    def left_s(self, timeout_s: float | None) -> float:
-        """Tell how long an operation may take: its own timeout, but not past the deadline; at least a moment."""
+    def left_s(self, timeout_s: float | None, late: type[httpcore.TimeoutException] = httpcore.ReadTimeout) -> float:
+        """Tell how long an operation may take: its own timeout, but not past the deadline. Raises `late` behind it.
+
+        A last moment would not end what always has something more to say.
+        """
         until: float = self._of_thread.until
-        left_s = max(0.001, until - time.monotonic())
+        left_s = until - time.monotonic()
+        if left_s <= 0:
+            raise late("the call took too long")
         return left_s if timeout_s is None else min(left_s, timeout_s)
 
     def connect_tcp(
@@ -40,7 +45,9 @@ class Deadlines(httpcore.NetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
         """Connect by the deadline."""
-        stream = self._real.connect_tcp(host, port, self.left_s(timeout), local_address, socket_options)
+        stream = self._real.connect_tcp(
+            host, port, self.left_s(timeout, httpcore.ConnectTimeout), local_address, socket_options
+        )
         return _Stream(stream, self)
 
 
@@ -60,7 +67,8 @@ class _Stream(httpcore.NetworkStream):
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
-        stream = self._stream.start_tls(ssl_context, server_hostname, self._deadlines.left_s(timeout))
+        left_s = self._deadlines.left_s(timeout, httpcore.ConnectTimeout)
+        stream = self._stream.start_tls(ssl_context, server_hostname, left_s)
         return _Stream(stream, self._deadlines)
 
     def get_extra_info(self, info: str) -> Any:

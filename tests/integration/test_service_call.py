@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from standardwebhooks import Webhook
@@ -226,6 +226,43 @@ def speaking(first: bytes, then: bytes) -> Iterator[str]:
         spoken.result()
 
 
+@contextmanager
+def answering(answer: bytes, *, again: bool = False) -> Iterator[str]:
+    """Serve HTTP by hand: one answer to each request, also on the same connection; or the first without end."""
+    clients: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as threads:
+
+        def speak() -> None:
+            with suppress(OSError):
+                while True:
+                    client, _ = server.accept()
+                    clients.append(client)
+                    with client, client.makefile("rb") as asking:
+                        while _asked(asking):
+                            client.sendall(answer)
+                            while again:
+                                client.sendall(answer)
+
+        spoken = threads.submit(speak)
+        try:
+            yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        finally:
+            for each in (server, *clients):
+                with suppress(OSError):  # it ended
+                    each.shutdown(socket.SHUT_RDWR)
+        spoken.result()
+
+
+def _asked(asking: BinaryIO) -> bool:
+    """Read a request; false at the connection's end."""
+    length = 0
+    while (line := asking.readline()).strip():
+        name, _, value = line.partition(b":")
+        length = int(value) if name.lower() == b"content-length" else length
+    asking.read(length)
+    return bool(line)
+
+
 @pytest.mark.parametrize(
     ("first", "then"),
     [
@@ -242,6 +279,14 @@ def test_a_service_that_drips_its_answer_has_no_longer_than_the_timeout(
         with pytest.raises(DependencyDown, match="storage gave no answer"):
             connect(url, timeout="300ms")(delivery(), nothing)
         assert 0.25 < time.monotonic() - began < 2
+
+
+def test_a_service_that_says_to_wait_without_end_has_no_longer_than_the_timeout(connect: Connect) -> None:
+    with answering(b"HTTP/1.1 102 Processing\r\n\r\n" * 500, again=True) as url:
+        began = time.monotonic()
+        with pytest.raises(DependencyDown, match="storage gave no answer"):
+            connect(url, timeout="300ms")(delivery(), nothing)
+        assert time.monotonic() - began < 5
 
 
 def test_a_dripping_body_is_left_unread_and_the_status_counts(connect: Connect) -> None:
@@ -280,6 +325,20 @@ def test_what_a_service_says_of_us_is_never_one_calls_fault(endpoint: Endpoint, 
 def test_a_long_answer_is_not_read_to_its_end_and_still_counts(endpoint: Endpoint, connect: Connect) -> None:
     endpoint.script.next("any", Answer(200, {}, b"x" * 8_000_000))
     assert connect(endpoint.url)(delivery(), nothing)["status"] == 200
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 422 No\r\nContent-Length: 0\r\n\r\n",
+    ],
+)
+def test_what_an_answer_leaves_behind_is_not_taken_for_the_next_calls(connect: Connect, answer: bytes) -> None:
+    with answering(answer) as url:
+        effect = connect(url)
+        assert [effect(delivery(), nothing)["status"] for _ in range(3)] == [204, 204, 204]
 
 
 @pytest.mark.parametrize("tail", [b"", b"x"])
