@@ -29,6 +29,12 @@ def java() -> Path | None:
     return next((path for path in found if _java_major(path) >= JAVA_AT_LEAST), None)
 
 
+def pgbouncer() -> Path | None:
+    """Find PgBouncer, which tests put before the server: Debian's lies where only root's PATH leads."""
+    found = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
+    return Path(found) if found else None
+
+
 def kafka_folder() -> Path:
     """Return where the Kafka jars (`libs`) and what is made of them are; another list of jars is another folder."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -49,6 +55,8 @@ def missing() -> list[str]:
         bins = _postgres_bins()
         major = bins[0].parent.name if bins else DEBIAN_12_POSTGRES
         packages += ([] if bins else [f"postgresql-{major}"]) + [f"postgresql-{major}-wal2json"]
+    if not pgbouncer():
+        packages.append("pgbouncer")
     if not java():
         packages.append(f"openjdk-{JAVA_AT_LEAST}-jre-headless")
     if not (kafka_folder() / "libs").exists() and not shutil.which("mvn"):

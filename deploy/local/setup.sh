@@ -29,14 +29,21 @@ check_python() {
     fail "$("$python" --version) is too old. Name a newer one: PYTHON=python3.11 make setup"
 }
 
-# Debian makes and starts a cluster `main` when the server is installed. Nobody asked for it: say no, only while we install.
-without_main_cluster() {
-  local refusal=/etc/postgresql-common/createcluster.d/pgherald.conf
-  as_root mkdir -p "${refusal%/*}"
-  echo 'create_main_cluster = false' | as_root tee "$refusal" >/dev/null
-  local status=0
+# Debian makes and starts a cluster `main` when PostgreSQL's server is installed, and starts PgBouncer, then and at each boot.
+# Nobody asked for them: say no, only while we install. A policy that is there already is the administrator's.
+without_services() {
+  local cluster=/etc/postgresql-common/createcluster.d/pgherald.conf policy=/usr/sbin/policy-rc.d status=0
+  [ ! -e "$policy" ] || policy=
+  as_root mkdir -p "${cluster%/*}"
+  echo 'create_main_cluster = false' | as_root tee "$cluster" >/dev/null
+  if [ -n "$policy" ]; then
+    # shellcheck disable=SC2016 # for the policy to expand
+    printf '#!/bin/sh\ncase "$*" in *pgbouncer*) exit 101 ;; esac\n' | as_root tee "$policy" >/dev/null
+    as_root chmod 755 "$policy"
+  fi
   "$@" || status=$?
-  as_root rm -f "$refusal"
+  as_root rm -f "$cluster" ${policy:+"$policy"}
+  case " $* " in *" pgbouncer "*) [ $status != 0 ] || as_root update-rc.d pgbouncer disable || status=$? ;; esac
   return $status
 }
 
@@ -58,7 +65,7 @@ system_packages() {
     fail "neither root nor sudo. Let root run: apt-get install $*"
   printf '\n      %s\n%-52s' "apt-get install $*" ""
   as_root mkdir -p /usr/share/man/man1 # slim images lack it, and Java's package fails without
-  { apt update && without_main_cluster apt install -y --no-install-recommends "$@"; } ||
+  { apt update && without_services apt install -y --no-install-recommends "$@"; } ||
     fail "apt-get could not install $*. Mend what it says above, then run this again."
   finished
 }

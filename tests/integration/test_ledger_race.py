@@ -16,9 +16,9 @@ from consumers.marks import Marks
 from consumers.migrations import migrate
 from consumers.outcome import Dead, GivenBack, Outcome, Retry, Sent, Unknown
 from deploy.local.net import until
+from tests.support import local
 from tests.support.database import Database
 from tests.support.ledgers import LANE, RULES, assert_one_head_per_queue, entry, states
-from tests.support.pooling import pooled
 from tests.support.servers import PostgresServer
 
 ERROR: dict[str, object] = {"class": "Deferred", "code": None, "reason": "later"}
@@ -111,10 +111,8 @@ def test_no_interleaving_leaves_a_key_stuck_or_breaks_its_order(database: Databa
 def test_workers_that_share_few_sessions_keep_the_order_too(database: Database) -> None:
     """Behind a pooler of transactions: the locks of queues are the transaction's."""
     migrate(database.dsn)
-    with pooled(database.dsn, 3) as (dsn, pool):
-        turn = Round(dsn, seed=5)
-        turn.run()
-        assert pool.transactions > EVENTS
+    with local.pooler(database.dsn) as pooler:
+        Round(pooler.dsn, seed=5).run()
     assert_one_head_per_queue(database)
     assert set(states(database).values()) <= {"sent", "dead", "unknown"}
 

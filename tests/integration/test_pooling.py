@@ -1,6 +1,10 @@
-"""The ledger behind a pooler that gives each transaction whichever session is free."""
+"""The ledger behind PgBouncer, which gives each transaction whichever session is free."""
 
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+
+import psycopg2
+import pytest
 
 from cdc.runtime.lifecycle import Stop
 from consumers import retention
@@ -11,13 +15,18 @@ from consumers.operations import Filter, Operations
 from consumers.operator import Operator
 from consumers.outcome import Sent
 from consumers.patience import Patience
+from deploy.local.net import until
+from tests.support import local
 from tests.support.database import Database
-from tests.support.ledgers import LANE, RULES, entry
-from tests.support.pooling import pooled
+from tests.support.ledgers import LANE, RULES, entry, states
+from tests.support.mailer import mailing, registered, settings
+from tests.support.pooler import SESSIONS, PgBouncer
+from tests.support.smtp import Relay
 
 #: What a session holds that outlives a transaction.
 LEFT = """
-    SELECT (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()),
+    SELECT pg_backend_pid(),
+        (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()),
         (SELECT count(*) FROM pg_prepared_statements), (SELECT count(*) FROM pg_cursors WHERE name <> ''),
         current_setting('transaction_isolation'),
         current_setting('transaction_read_only'), current_setting('lock_timeout'),
@@ -26,9 +35,31 @@ LEFT = """
 CLEAN = (0, 0, 0, "read committed", "off", "0", "0")
 
 
-def test_nothing_counts_on_a_session_or_leaves_something_in_it(database: Database) -> None:
+@pytest.fixture
+def pooler(database: Database) -> Iterator[PgBouncer]:
+    with local.pooler(database.dsn) as started:
+        yield started
+
+
+def sessions(pooler: PgBouncer) -> dict[int, tuple[object, ...]]:
+    """Open a transaction on every session of the pool at once, and tell by process id what it holds."""
+    found = {}
+    with ExitStack() as opened:
+        for _ in range(SESSIONS):
+            client = opened.enter_context(closing(psycopg2.connect(pooler.dsn)))
+            opened.callback(client.rollback)  # who leaves in the middle of a transaction ends the session
+            cursor = opened.enter_context(client.cursor())
+            cursor.execute(LEFT)
+            for pid, *left in cursor.fetchall():
+                found[pid] = tuple(left)
+    return found
+
+
+def test_nothing_counts_on_a_session_or_leaves_something_in_it(pooler: PgBouncer) -> None:
+    before = sessions(pooler)
+    assert len(before) == SESSIONS
+    dsn = pooler.dsn
     with (
-        pooled(database.dsn, 3) as (dsn, pool),
         closing(Ledger(dsn, "mail", "me")) as ledger,
         closing(Operations(dsn)) as operations,
         closing(Operator(dsn, "ada")) as operator,
@@ -45,4 +76,21 @@ def test_nothing_counts_on_a_session_or_leaves_something_in_it(database: Databas
         assert ledger.sending([delivery.id]) == ledger.mark([Mark(delivery, Sent({}), "me")]) == {delivery.id}
         stop = Stop()
         assert retention.sweep(ledger, 1, Patience(stop, "the ledger"), stop) == 0
-        assert {row for session in pool.all for row in session.ask(LEFT)} == {CLEAN}
+    assert sessions(pooler) == dict.fromkeys(before, CLEAN)
+
+
+def test_mails_leave_once_through_the_pool_and_when_it_dies(
+    pooler: PgBouncer, database: Database, relay: Relay
+) -> None:
+    migrate(pooler.dsn)
+    users = [f"user{lsn}@example.org" for lsn in range(1, 201)]
+    with closing(Ledger(database.dsn, "mail", "test")) as ledger:
+        ledger.store([registered(lsn, user) for lsn, user in enumerate(users, 1)])
+        # A claim whose answer was lost ends with its lease.
+        with mailing(settings(database, relay, ledger={"dsn": pooler.dsn}), lease_s=8.0):
+            until(lambda: len(relay.accepted) > 20, 20, "some mails", every_s=0.001)
+            pooler.kill()
+            pooler.start()
+            until(lambda: ledger.unfinished() == 0, 60, "all mails to leave")
+    assert sorted(mail.recipients[0] for mail in relay.accepted) == sorted(users)
+    assert set(states(database).values()) == {"sent"}

@@ -13,7 +13,6 @@ from deploy.local.net import free_port, until
 from tests.support import local
 from tests.support.database import Database
 from tests.support.deployment import Deployment
-from tests.support.pooler import Pooler
 from tests.support.servers import KafkaServer
 
 
@@ -147,18 +146,15 @@ def test_settings_that_do_not_fit_end_with_78_and_all_faults(deployment: Deploym
             assert key in ended.stderr
 
 
-@pytest.mark.parametrize(
-    ("refuses", "words"),
-    [(("options", "replication"), "unsupported startup parameter: options"), (("replication",), "pooler")],
-)
-def test_a_pooler_before_postgres_is_told(deployment: Deployment, refuses: tuple[str, ...], words: str) -> None:
-    with Pooler(deployment.database.server.port, refuses) as pooler:
-        pooler.start()
-        use(deployment, deployment.database.dsn.replace(f"port={pooler.target_port}", f"port={pooler.port}"))
-        for said in told(deployment):
-            assert words in said or "unsupported startup parameter" in said
-            assert "Name PostgreSQL itself in the dsn" in said
-        pooler.shutdown()
+@pytest.mark.parametrize("lets_pass", ["", "options"])
+def test_a_pooler_before_postgres_is_told(deployment: Deployment, lets_pass: str) -> None:
+    with local.pooler(deployment.database.dsn, {"ignore_startup_parameters": lets_pass}) as pooler:
+        use(deployment, pooler.dsn)
+        preflight, capture = told(deployment)
+    assert ("leads to a connection pooler" if lets_pass else "unsupported startup parameter: options") in preflight
+    assert "unsupported startup parameter" in capture
+    for said in (preflight, capture):
+        assert "Name PostgreSQL itself in the dsn" in said
 
 
 def test_row_security_that_would_thin_out_the_snapshot_is_refused(deployment: Deployment) -> None:

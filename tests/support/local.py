@@ -11,6 +11,7 @@ from typing import TypeVar
 from deploy.local.net import free_port
 from deploy.local.process import Daemon
 from deploy.local.servers import LocalKafka, LocalPostgres
+from tests.support.pooler import PgBouncer
 from tests.support.servers import Line, listeners
 from tests.support.tls import Certificates
 
@@ -37,6 +38,13 @@ def postgres(settings: Mapping[str, str] | None = None) -> Iterator[LocalPostgre
 def standby(primary: LocalPostgres) -> Iterator[LocalPostgres]:
     """Run a streaming standby of a server that runs."""
     with _started(lambda home: _Standby(home, primary)) as server:
+        yield server
+
+
+@contextmanager
+def pooler(dsn: str, settings: Mapping[str, str] | None = None) -> Iterator[PgBouncer]:
+    """Run PgBouncer before a database; clients are who the DSN says."""
+    with _started(lambda home: PgBouncer(home, dsn, settings)) as server:
         yield server
 
 

@@ -50,7 +50,7 @@ def registered(lsn: int, email: str | None, name: str | None = "Ada", rule: str 
 
 
 @contextmanager
-def mailing(given: Settings) -> Iterator[Deliver]:
+def mailing(given: Settings, lease_s: float = 60.0) -> Iterator[Deliver]:
     """Deliver what is in the ledger; a thread that failed fails the test."""
     stop, opened = Stop(), [Ledger(given.ledger_dsn, "mail", "test") for _ in range(2)]
     marks, crew, writer = Marks(opened[0]), Crew(stop), Crew(stop)
@@ -62,7 +62,7 @@ def mailing(given: Settings) -> Iterator[Deliver]:
             effect=effect,
             rules=Rules(given, "mail"),
             lanes=open_lanes,
-            lease_s=60.0,
+            lease_s=lease_s,
             stop=stop,
         )
         writer.start("marks", marks.run)

@@ -1,75 +1,68 @@
-"""A connection pooler as a client of PostgreSQL meets it: PgBouncer's words and habits, on one connection each."""
+"""PgBouncer before a database: each transaction gets whichever session is free, as the last one left it."""
 
-from __future__ import annotations
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-import socket
-import socketserver
-import struct
-import threading
+from psycopg2.extensions import make_dsn, parse_dsn
 
+from deploy.local import programs
 from deploy.local.net import free_port
+from deploy.local.process import Daemon
+from deploy.local.servers import postgres_answers
 
-_REFUSAL = "unsupported startup parameter: {}"
+#: How many sessions it has for all of its clients.
+SESSIONS = 3
 
 
-class Pooler(socketserver.ThreadingTCPServer):
-    """Refuses the startup parameters named, as PgBouncer does; else forwards, and gives its own process ids.
+class PgBouncer(Daemon):
+    """Pools sessions of the DSN's role, for whoever comes. `settings` win over ours.
 
-    `refuses` is PgBouncer 1.18's list by default; with `ignore_startup_parameters = options` it is without that.
+    As root it runs as user `postgres` (it refuses root), who must be able to enter `home`.
     """
 
-    daemon_threads = True
-    allow_reuse_address = True
+    name = "PgBouncer"
+    host = "127.0.0.1"
 
-    def __init__(self, target_port: int, refuses: tuple[str, ...] = ("options", "replication")) -> None:
+    def __init__(self, home: Path, target: str, settings: Mapping[str, str] | None = None) -> None:
+        super().__init__(home)
         self.port = free_port()
-        self.target_port, self.refuses = target_port, refuses
-        super().__init__(("127.0.0.1", self.port), _Client)
+        self.user = "postgres" if os.geteuid() == 0 else None
+        self._target = parse_dsn(target)
+        self._settings = settings or {}
 
-    def start(self) -> None:
-        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+    @property
+    def dsn(self) -> str:
+        return str(make_dsn(**{**self._target, "host": self.host, "port": self.port}))
 
+    def prepare(self) -> None:
+        path = self.home / "pgbouncer.ini"
+        path.touch(mode=0o600)
+        lines = [f"{key} = {value}" for key, value in self._all_settings().items()]
+        database = f"{self._target['dbname']} = {make_dsn(**self._target)}"
+        path.write_text("\n".join(["[databases]", database, "[pgbouncer]", *lines, ""]))
+        if self.user:
+            for own in (self.home, path):
+                shutil.chown(own, self.user, self.user)
 
-class _Client(socketserver.StreamRequestHandler):
-    server: Pooler
+    def command(self) -> Sequence[str | Path]:
+        program = programs.pgbouncer()
+        if not program:
+            raise FileNotFoundError("no PgBouncer here: `make setup` installs it")
+        return [program, self.home / "pgbouncer.ini"]
 
-    def handle(self) -> None:
-        startup = self._startup()
-        while struct.unpack("!I", startup[:4])[0] != 3 << 16:  # TLS or GSS asked for
-            self.wfile.write(b"N")
-            startup = self._startup()
-        given = startup[4:].split(b"\0")[:-2:2]
-        refused = next((name for name in self.server.refuses if name.encode() in given), None)
-        if refused:
-            self._refuse(_REFUSAL.format(refused))
-            return
-        with socket.create_connection(("127.0.0.1", self.server.target_port)) as server:
-            server.sendall(struct.pack("!I", len(startup) + 4) + startup)
-            threading.Thread(target=self._upstream, args=(server,), daemon=True).start()
-            self._downstream(server)
+    def ready(self) -> bool:
+        return postgres_answers(self.dsn)
 
-    def _startup(self) -> bytes:
-        (length,) = struct.unpack("!I", self.rfile.read(4))
-        return self.rfile.read(length - 4)
-
-    def _refuse(self, text: str) -> None:
-        fields = b"SFATAL\0C08P01\0M" + text.encode() + b"\0\0"
-        self.wfile.write(b"E" + struct.pack("!I", len(fields) + 4) + fields)
-
-    def _upstream(self, server: socket.socket) -> None:
-        try:
-            while chunk := self.request.recv(65536):
-                server.sendall(chunk)
-            server.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass  # one side has gone; the other direction ends by itself
-
-    def _downstream(self, server: socket.socket) -> None:
-        """Forward message by message; in BackendKeyData (K) stands the pooler's own process id."""
-        with server.makefile("rb") as messages:
-            while head := messages.read(5):
-                kind, length = struct.unpack("!cI", head)
-                body = messages.read(length - 4)
-                if kind == b"K":
-                    body = struct.pack("!I", 0x70676872) + body[4:]
-                self.wfile.write(head + body)
+    def _all_settings(self) -> dict[str, str]:
+        return {
+            "listen_addr": self.host,
+            "listen_port": str(self.port),
+            "unix_socket_dir": "",
+            "auth_type": "any",
+            "pool_mode": "transaction",
+            "default_pool_size": str(SESSIONS),
+            "server_round_robin": "1",  # a transaction seldom meets the session of the last one
+            **self._settings,
+        }
