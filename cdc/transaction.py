@@ -7,8 +7,8 @@ from cdc.contract.event import Headers
 from cdc.source import Moment, microseconds
 from cdc.wal2json import Begin
 
-#: An event's place in its transaction. Debezium names a transaction by its id and its first event's LSN.
-ORDER = b'{"id":"%b","total_order":%d,"data_collection_order":%d}'
+#: An event's place in its transaction. Debezium's `id` is the transaction's and, behind a colon, the event's own LSN.
+ORDER = b'{"id":"%b:%d","total_order":%d,"data_collection_order":%d}'
 _SCHEMA = (HEADER_SCHEMA, SCHEMA_VERSION)
 _NO_NOTIFY = (HEADER_NOTIFY, b"0")
 
@@ -16,7 +16,7 @@ _NO_NOTIFY = (HEADER_NOTIFY, b"0")
 class Transaction:
     """What is the same for all events of a transaction is rendered once."""
 
-    __slots__ = ("_events", "_events_of_table", "_id", "_ids", "commit_us", "moment", "notify", "xid")
+    __slots__ = ("_events", "_events_of_table", "_ids", "commit_us", "moment", "notify", "xid")
 
     def __init__(self, begin: Begin, origin: bytes, previous_lsn: int | None, ids: bytes) -> None:
         """`origin` is a name as JSON, `ids` what stands before the ordinal in the ids of its events."""
@@ -25,17 +25,14 @@ class Transaction:
         self.moment = Moment.of(self.commit_us, previous_lsn, begin.xid, origin)
         self.notify = True
         self._ids = ids
-        self._id = b""
         self._events = 0
         self._events_of_table: dict[str, int] = {}
 
     def count(self, table: str, lsn: int) -> tuple[bytes | int, ...]:
         """Count an event; give what a template of `source` and then ORDER takes."""
-        if not self._events:
-            self._id = b"%d:%d" % (self.xid, lsn)
         self._events += 1
         of_table = self._events_of_table[table] = self._events_of_table.get(table, 0) + 1
-        return (*self.moment.around(lsn), self._id, self._events, of_table)
+        return (*self.moment.around(lsn), self.moment.xid, lsn, self._events, of_table)
 
     def headers(self, index: int) -> Headers:
         """Give the headers of the event that the line of this ordinal becomes."""

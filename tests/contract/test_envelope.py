@@ -140,6 +140,30 @@ def test_rows_are_the_same_but_for_what_is_meant(records: dict[str, list[Record]
     assert unmeant == []
 
 
+@pytest.mark.parametrize("topic", TOPICS)
+def test_transaction_ids_and_sequences_name_the_same_places_of_the_wal(
+    records: dict[str, list[Record]], topic: str
+) -> None:
+    for key, theirs, ours in pairs(records, topic):
+        if ours.value is not None:
+            assert _names(ours.value) == _names(json.loads(theirs["value"])), key
+
+
+def _names(value: dict[str, Any]) -> tuple[bool, ...]:
+    """Tell of an envelope what it says of its own LSNs and ids, which are others in each run."""
+    source, transaction = value["source"], value["transaction"]
+    previous, lsn = json.loads(source["sequence"])
+    return (
+        source["txId"] is None,
+        previous is None,
+        previous is not None and int(previous) <= source["lsn"],
+        lsn == str(source["lsn"]),
+        transaction is None,
+        transaction is not None and transaction["id"] == f"{source['txId']}:{source['lsn']}",
+        source["ts_us"] // 1000 == source["ts_ms"] and source["ts_us"] * 1000 == source["ts_ns"],
+    )
+
+
 def _is_meant(place: tuple[str | None, ...]) -> bool:
     return any(all(wanted in (None, given) for wanted, given in zip(rule, place, strict=True)) for rule, _ in MEANT)
 
