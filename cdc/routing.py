@@ -13,7 +13,7 @@ from typing import Protocol
 
 import msgspec
 
-from cdc.contract.envelope import HEADER_NEW_KEY, HEADER_OLD_KEY
+from cdc.contract.envelope import HEADER_NEW_KEY, HEADER_OLD_KEY, HEADER_OLD_ROW
 from cdc.contract.event import Event, Headers
 from cdc.contract.position import Position, event_id, parse_lsn
 from cdc.contract.topics import message_topic
@@ -147,7 +147,8 @@ class Router:
             return
         op = "c" if isinstance(change, Insert) else "u" if isinstance(change, Update) else "d"
         id_ = event_id(self._name, self._epoch, position)
-        yield self._event(plan, change.lsn, op, key, (before, after), id_, [], now_ns)
+        whole: Headers = [(HEADER_OLD_ROW, b"1")] if op == "d" and plan.is_full(change) else []
+        yield self._event(plan, change.lsn, op, key, (before, after), id_, whole, now_ns)
         if isinstance(change, Delete) and key is not None:
             yield Event(plan.topic, key, None, self._headers(id_), plan.title, "tombstone")
 

@@ -89,7 +89,7 @@ class TablePlan:
             return self.old_row(change), _NULL
         if isinstance(change, Insert):
             return _NULL, self._row(change.columns)
-        full = self._is_full(change)
+        full = self.is_full(change)
         after = self._row(change.columns, change.identity if full else ())
         return (self._row(change.identity) if full else _NULL), after
 
@@ -200,7 +200,7 @@ class TablePlan:
     def _primary(self) -> tuple[str, ...]:
         return tuple(name for name in self.columns if name in self.relation.primary)
 
-    def _is_full(self, change: RowChange) -> bool:
+    def is_full(self, change: RowChange) -> bool:
         """Tell whether the line holds the whole old row; a table of key columns only needs the catalog's word."""
         if len(change.identity) < len(self.columns):
             return False

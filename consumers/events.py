@@ -49,7 +49,7 @@ class Event:
     position: Position
     committed_at: datetime
     envelope: Envelope
-    value: bytes  #: the envelope as it came; of a key change with the old key as `before`
+    value: bytes  #: the envelope as it came; of a key change with the old key as `before`; and what headers add
     notify: bool = True  #: false: the transaction asked for silence
 
 
@@ -131,6 +131,9 @@ def _event(record: Record, value: bytes, headers: dict[str, bytes | None]) -> Ev
     kind = _kind(envelope, headers)
     if kind is None:
         return None
+    if kind == "deleted" and headers.get(wire.HEADER_OLD_ROW) == b"1":
+        envelope = msgspec.structs.replace(envelope, old_row_whole=True)
+        value = _with_member(value, "old_row_whole", b"true")
     _require_its_topic(record.topic, envelope)
     notify = headers.get(wire.HEADER_NOTIFY) != b"0"
     return Event(event_id, key, kind, _position(event_id), committed_at(envelope), envelope, value, notify)
@@ -195,8 +198,11 @@ def _with_old_key(envelope: Envelope, value: bytes, old_key: bytes) -> tuple[Env
         before = _old_key.decode(old_key)
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
         raise EnvelopeInvalid(f"the header {wire.HEADER_OLD_KEY} is no key", length=len(old_key)) from exc
-    members = _members.decode(value) | {"before": msgspec.Raw(old_key)}
-    return msgspec.structs.replace(envelope, before=before), msgspec.json.encode(members)
+    return msgspec.structs.replace(envelope, before=before), _with_member(value, "before", old_key)
+
+
+def _with_member(value: bytes, name: str, member: bytes) -> bytes:
+    return msgspec.json.encode(_members.decode(value) | {name: msgspec.Raw(member)})
 
 
 def _time(ts_ms: int) -> datetime:

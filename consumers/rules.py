@@ -211,7 +211,9 @@ def _unknown(watched: Sequence[str], envelope: Envelope, key: str | None) -> lis
 
 
 def _is_bare(envelope: Envelope, key: str | None) -> bool:
-    """Tell whether nothing but the key is left of a deleted row: all other columns are null then."""
+    """Tell whether nothing but the key may be left of a deleted row: all other columns are null then."""
+    if envelope.old_row_whole:
+        return False
     columns = _columns_of(key)
     rest = [value for column, value in (envelope.before or {}).items() if column not in columns]
     return bool(rest) and all(value is None for value in rest)

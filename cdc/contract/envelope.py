@@ -17,6 +17,8 @@ UNAVAILABLE = "__debezium_unavailable_value"
 HEADER_EVENT_ID = "pgherald-event-id"
 HEADER_SCHEMA = "pgherald-schema"
 HEADER_NOTIFY = "pgherald-notify"
+#: `1` on a delete whose `before` is the whole old row: without it, nulls may stand for what the WAL did not tell.
+HEADER_OLD_ROW = "pgherald-old-row"
 HEADER_NEW_KEY = "__debezium.newkey"
 HEADER_OLD_KEY = "__debezium.oldkey"
 #: The envelope's version that this code writes and the only one that it reads.
@@ -48,6 +50,8 @@ class Envelope(msgspec.Struct, frozen=True):
     source: Source
     before: Row | None = None
     after: Row | None = None
+    #: Of a delete, what its header said: the ledger keeps no headers.
+    old_row_whole: bool = False
 
 
 _decoder = msgspec.json.Decoder(Envelope)

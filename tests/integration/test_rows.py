@@ -198,6 +198,22 @@ def test_an_unchanged_wide_value_is_never_null_and_known_with_the_old_row(deploy
     assert [before and before["n"] for before, _ in rows] == [None, None, None, None, None, 2, None]
 
 
+def test_a_deleted_row_of_nulls_says_whether_it_is_whole(deployment: Deployment) -> None:
+    records = after(
+        deployment,
+        "INSERT INTO wide VALUES (11), (12)",
+        "DELETE FROM wide WHERE id = 11",
+        "ALTER TABLE wide REPLICA IDENTITY FULL",
+        "DELETE FROM wide WHERE id = 12",
+        "ALTER TABLE wide REPLICA IDENTITY DEFAULT",
+        table="public.wide",
+    )
+    deleted = [record for record in records if record.op == "d"]
+    nulls = {"n": None, "body": None, "other": None}
+    assert [record.value and record.value["before"] for record in deleted] == [{"id": 11} | nulls, {"id": 12} | nulls]
+    assert [record.headers.get("pgherald-old-row") for record in deleted] == [None, "1"]
+
+
 def test_stored_generated_columns_are_there(deployment: Deployment) -> None:
     records = after(
         deployment, "INSERT INTO generated VALUES (1, 2)", "UPDATE generated SET n = 3", table="public.generated"

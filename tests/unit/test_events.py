@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc.contract.envelope import Envelope, Source
+from cdc.contract.envelope import Envelope, Source, decode
 from consumers.events import Event, Record, Undecodable, changed, kind_of, read
 
 SOURCE = {"name": "app", "ts_ms": 1_700_000_000_123, "schema": "public", "table": "User"}
@@ -91,6 +91,16 @@ def test_a_key_change_keeps_the_old_key_as_the_old_row() -> None:
     assert changed(found.envelope) == {"id": "old"}
     stored = json.loads(found.value)
     assert (stored["before"], stored["after"]) == ({"id": "old"}, {"id": "new", "n": 1})
+
+
+def test_a_deleted_row_that_is_whole_stays_so_when_its_headers_are_gone() -> None:
+    row = {"id": "a", "email": None}
+    bare, whole = (
+        event(op="d", before=row, after=None, headers=[*HEADERS, *more]) for more in ([], [("pgherald-old-row", b"1")])
+    )
+    assert not bare.envelope.old_row_whole
+    assert whole.envelope == decode(whole.value)
+    assert (whole.envelope.old_row_whole, whole.envelope.before) == (True, row)
 
 
 def test_the_value_is_kept_to_the_byte() -> None:

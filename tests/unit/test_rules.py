@@ -51,7 +51,7 @@ def event(
     given = {"after": ADA} | given
     at = NOW - age
     source = Source("app", int(at.timestamp() * 1000), "public", table)
-    envelope = Envelope(op, source, given.get("before"), given["after"])
+    envelope = Envelope(op, source, given.get("before"), given["after"], bool(given.get("whole")))
     notify = bool(given.get("notify", True))
     found = kind or kind_of(envelope, ID)
     assert found
@@ -137,6 +137,13 @@ def test_a_deleted_row_of_which_only_the_key_is_left_fails_at_the_last_look_with
 def test_a_deleted_user_without_an_address_is_skipped() -> None:
     about = event("d", before=ADA | {"email": None}, after=None)
     assert outcomes(welcome(on="deleted"), about) == [("welcome", "skipped", "no_address")]
+
+
+def test_a_deleted_row_that_held_nothing_but_its_key_is_what_it_is() -> None:
+    nothing = event("d", before=dict.fromkeys(ADA) | {"id": "a"}, after=None, whole=True)
+    assert outcomes(welcome(on="deleted"), nothing) == [("welcome", "skipped", "no_address")]
+    assert outcomes(plans(), nothing) == []
+    look(welcome(on="deleted"), nothing)
 
 
 def test_services_that_can_not_be_told_have_a_lane_of_their_own() -> None:
