@@ -117,7 +117,6 @@ class Stream:
 
     def _interpret(self, line: bytes, data_start: int, now_ns: int) -> None:
         if line.startswith(_COMMIT) and line.endswith(self._ending):
-            self._router.end(self._lsn)
             self._end_of_transaction()
             return
         try:
@@ -179,6 +178,7 @@ class Stream:
 
     def _end_of_transaction(self) -> None:
         self._complete = True
+        self._router.end(self._lsn)
         self._slot.checkpoint.complete(self._lsn)
         if self._publisher.began_at is None:
             # Nothing of it needs to be in Kafka, or all of it is: an idle or filtered slot moves on too.

@@ -56,6 +56,7 @@ class Router:
         epoch: int,
         tables: Tables,
         origin_name: Callable[[int], str | None] = lambda _id: None,
+        last_commit_lsn: int | None = None,
     ) -> None:
         self._name = name
         self._database = database
@@ -64,7 +65,7 @@ class Router:
         self.tables = tables
         self._origin_name = cache(origin_name)
         self._open: Transaction | None = None
-        self._last_commit_lsn: int | None = None
+        self._last_commit_lsn = last_commit_lsn
         #: Templates: of `source` and `transaction` by table, and of whole values by how lines are cut.
         self._places: dict[bytes, bytes] = {}
         self._wholes: dict[Cutter, bytes] = {}
@@ -94,7 +95,7 @@ class Router:
         return self._open.commit_us
 
     def end(self, lsn: int) -> None:
-        """Note the end of the open transaction, which is its name."""
+        """Note the end of the open transaction, which is its name, or of a message that stood alone."""
         self._last_commit_lsn = lsn
         self._open = None
 

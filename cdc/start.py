@@ -100,16 +100,17 @@ def open_session(settings: Settings, opened: ExitStack, stop: Stop, tries: Count
             tables.tell(planned)
         publisher.fence()
         # Only now nobody else moves the slot.
-        resumed = _resume(settings, cluster, options, held.start_lsn(connection))
+        start_lsn = held.start_lsn(connection)
+        resumed = _resume(settings, cluster, options, start_lsn)
         if resumed.state.snapshot.state == "creating":
-            _begin(settings, publisher, resumed, held.start_lsn(connection))
+            _begin(settings, publisher, resumed, start_lsn)
         if seen and resumed.state.snapshot.tables:
             name, state = settings.source.name, resumed.state
             origin = Origin(name, cluster.database, state.epoch, state.lsn, seen.next_xid, time.time_ns() // 1000)
             Initial(resumed, publisher, held, origin, stop).run(copying, plans)
     resumed.state = msgspec.structs.replace(resumed.state, timeline=cluster.timeline, options=resume.hash_of(options))
     recorded = resumed.state.parts
-    router = _router(settings, connection, cluster.database, resumed, plans)
+    router = _router(settings, connection, cluster.database, resumed, plans, start_lsn)
     if resumed.state.parts != recorded:
         # Before anything else happens to them: a crash from here on, and the next start knows them.
         publisher.commit(*resumed.record(resumed.position, complete=resumed.state.complete))
@@ -189,7 +190,12 @@ def _resume(settings: Settings, cluster: Cluster, options: dict[str, str], slot_
 
 
 def _router(
-    settings: Settings, connection: postgres.Connection, database: str, resumed: Resume, plans: list[TablePlan]
+    settings: Settings,
+    connection: postgres.Connection,
+    database: str,
+    resumed: Resume,
+    plans: list[TablePlan],
+    start_lsn: int,
 ) -> Router:
     def remember(parts: tuple[Part, ...]) -> None:
         resumed.state = msgspec.structs.replace(resumed.state, parts=parts)
@@ -199,4 +205,6 @@ def _router(
     parts = Partitions(asked, roots, resumed.state.parts, remember)
     captured = tables.CapturedTables(settings.source, asked, parts, plans, wide=bool(roots))
     name, epoch = settings.source.name, resumed.state.epoch
-    return Router(name, database, epoch, captured, lambda id_: origins.name(connection, id_))
+    # What was confirmed ends a transaction; before the first event there is none, for Debezium too.
+    last_commit_lsn = start_lsn if resumed.state.witness else None
+    return Router(name, database, epoch, captured, lambda id_: origins.name(connection, id_), last_commit_lsn)

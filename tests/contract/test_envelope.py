@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import audit
 from tests.support.database import Database, fresh
 from tests.support.deployment import Deployment, Record
 from tests.support.servers import KafkaServer, PostgresServer
@@ -147,6 +148,13 @@ def test_transaction_ids_and_sequences_name_the_same_places_of_the_wal(
     for key, theirs, ours in pairs(records, topic):
         if ours.value is not None:
             assert _names(ours.value) == _names(json.loads(theirs["value"])), key
+
+
+def test_sequences_put_all_events_in_the_order_of_the_wal(records: dict[str, list[Record]]) -> None:
+    told = audit.sequences([record for topic in TOPICS for record in records[topic]])
+    assert told == sorted(told)
+    (_, lsn), (previous, _) = audit.sequences(records["message"])[1:]
+    assert previous >= lsn  # one that stands alone is an end too
 
 
 def _names(value: dict[str, Any]) -> tuple[bool, ...]:

@@ -69,6 +69,8 @@ def audited(deployment: Deployment) -> None:
     records = deployment.records()
     assert audit.repeated(records) == []
     assert audit.out_of_order(records) == []
+    sequences = audit.sequences(records)  # as ever, also over a restart
+    assert sequences == sorted(sequences)
     table = {
         f'{{"id":{id_}}}': {"id": id_, "email": email, "n": n}
         for id_, email, n in deployment.database.execute("SELECT id, email, n FROM users")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -42,6 +43,13 @@ def out_of_order(records: Sequence[Seen]) -> list[str]:
             faults.append(record.event_id)
         last[place] = position
     return faults
+
+
+def sequences(records: list[Record]) -> list[list[int]]:
+    """Give `source.sequence` of what was streamed, in the order of the WAL: the commit before it, and its own LSN."""
+    streamed = sorted((r for r in records if r.value and r.op != "r"), key=lambda r: position_of(r.event_id))
+    told = [json.loads(record.value["source"]["sequence"]) for record in streamed if record.value]
+    return [[int(lsn or 0) for lsn in pair] for pair in told]
 
 
 def stale(records: list[Record]) -> list[str]:
