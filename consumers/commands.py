@@ -48,9 +48,10 @@ def check(settings: Settings) -> None:
 
     Ends with 1 when there is a fault.
     """
+    from consumers.links import look
     from consumers.mail import preview as mail
 
-    faults = [*_setup_faults(settings), *map(str, mail.check(settings))]
+    faults = [*_setup_faults(settings), *mail.check(settings), *look.check(settings)]
     for fault in faults:
         click.echo(fault, err=True)
     if faults:
@@ -89,13 +90,20 @@ def _fault(make: Callable[[], object]) -> list[str]:
 def preview(settings: Settings, **given: Any) -> None:
     """Show what a mail will be: headers, text and HTML, from a sample event. Sends nothing.
 
+    Also the pages behind links, which have no sample.
+
     \b
     pgherald preview welcome
     pgherald preview verify --locale fr --open
+    pgherald preview _pages/ask_verify --open      a page of `pgherald links`
     """
+    from consumers.links import look
     from consumers.mail import preview as mail
 
-    mail.preview(settings, **given)
+    if given["template"].startswith(look.PREFIX):
+        look.preview(settings, given["template"], given["locale"], given["in_browser"])
+    else:
+        mail.preview(settings, **given)
 
 
 @click.group()

@@ -7,7 +7,7 @@ never reaches a database.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -20,6 +20,7 @@ from cdc.runtime.sections_mail import Links
 from cdc.runtime.settings import Settings
 from consumers import journal
 from consumers.links import pages, uses
+from consumers.links.own import Pages
 from consumers.links.pages import Kind
 from consumers.mail import links as signed
 
@@ -43,6 +44,7 @@ class App:
             raise ConfigInvalid("there are no [links]", hint="links.base_url and links.secret_file are needed")
         self._settings = settings
         self._links: Links = settings.links
+        self._pages = Pages(settings.templates.path)
         self._secrets = signed.revealed(settings.links)
         self._places = {
             _last(urlsplit(settings.links.base_url).path): _VERIFY,
@@ -54,7 +56,8 @@ class App:
         if scope["type"] == "lifespan":
             await _live(receive, send)
         elif scope["type"] == "http":
-            await _answer(scope, send, await self._page(scope, receive))
+            kind = await self._page(scope, receive)
+            await _answer(scope, send, kind, *self._pages.show(kind, _accept_language(scope)))
 
     async def _page(self, scope: Scope, receive: Receive) -> Kind:
         purpose = self._places.get(_last(scope["path"]))
@@ -129,10 +132,13 @@ async def _body(receive: Receive, token: str) -> str:
         raise BadData("no form of ours") from exc
 
 
-async def _answer(scope: Scope, send: Send, kind: Kind) -> None:
-    given = dict(scope["headers"])
-    body = pages.html(kind, given.get(b"accept-language", b"").decode("ascii", "replace"))
-    headers = {**pages.HEADERS, "content-length": str(len(body))}
+def _accept_language(scope: Scope) -> str:
+    given: bytes = dict(scope["headers"]).get(b"accept-language", b"")
+    return given.decode("ascii", "replace")
+
+
+async def _answer(scope: Scope, send: Send, kind: Kind, body: bytes, page_headers: Mapping[str, str]) -> None:
+    headers = {**page_headers, "content-length": str(len(body))}
     if kind is pages.NOT_ALLOWED:
         headers["allow"] = "GET, HEAD, POST"
     if kind is pages.LATER:

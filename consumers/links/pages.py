@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
 
@@ -13,15 +15,11 @@ _STYLE = (
     "h1{margin:0 0 1rem;font-size:1.4rem}"
     "button{padding:.8rem 1.6rem;font:inherit;font-weight:600;color:#fff;background:#1d4ed8;border:0;border-radius:8px}"
 )
-_STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+_STYLES = re.compile(r"<style[^>]*>(.*?)</style>", re.DOTALL | re.IGNORECASE)
 
-#: Nothing is loaded, nothing runs, nobody frames it, and the address with its token is told to no other site.
-HEADERS = {
+#: Nothing runs, nobody frames it, and the address with its token is told to no other site.
+_HEADERS = {
     "content-type": "text/html; charset=utf-8",
-    "content-security-policy": (
-        f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; form-action 'self'; "
-        "base-uri 'none'; frame-ancestors 'none'"
-    ),
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
@@ -35,13 +33,15 @@ HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One page: its status and, by language, its title, its text and what its button says."""
+    """One page: its name, its status and, by language, its title, its text and what its button says."""
 
+    name: str
     status: int
     texts: dict[str, tuple[str, ...]]
 
 
 ASK_VERIFY = Kind(
+    "ask_verify",
     200,
     {
         "en": ("Confirm your email address", "Please press the button to confirm your address.", "Confirm my address"),
@@ -51,6 +51,7 @@ ASK_VERIFY = Kind(
     },
 )
 VERIFIED = Kind(
+    "verified",
     200,
     {
         "en": ("Your address is confirmed", "Thank you. You can close this page."),
@@ -60,6 +61,7 @@ VERIFIED = Kind(
     },
 )
 USED = Kind(
+    "used",
     410,
     {
         "en": ("This link was used", "The address was confirmed with it before. There is nothing to do."),
@@ -69,6 +71,7 @@ USED = Kind(
     },
 )
 EXPIRED = Kind(
+    "expired",
     410,
     {
         "en": ("This link has expired", "Please ask for a new one."),
@@ -78,6 +81,7 @@ EXPIRED = Kind(
     },
 )
 GONE = Kind(
+    "gone",
     410,
     {
         "en": ("This link is no longer valid", "The account or its address has changed since the mail was sent."),
@@ -87,6 +91,7 @@ GONE = Kind(
     },
 )
 INVALID = Kind(
+    "invalid",
     400,
     {
         "en": ("This link is not valid", "Please open it once more from the mail, as a whole."),
@@ -96,6 +101,7 @@ INVALID = Kind(
     },
 )
 ASK_UNSUBSCRIBE = Kind(
+    "ask_unsubscribe",
     200,
     {
         "en": (
@@ -109,6 +115,7 @@ ASK_UNSUBSCRIBE = Kind(
     },
 )
 UNSUBSCRIBED = Kind(
+    "unsubscribed",
     200,
     {
         "en": ("You are unsubscribed", "You can close this page."),
@@ -118,6 +125,7 @@ UNSUBSCRIBED = Kind(
     },
 )
 LATER = Kind(
+    "later",
     503,
     {
         "en": ("Please try again later", "This does not work at the moment. The link stays valid."),
@@ -126,13 +134,22 @@ LATER = Kind(
         "ar": ("يُرجى المحاولة لاحقًا", "لا يعمل هذا الآن. يبقى الرابط صالحًا."),
     },
 )
-NOT_FOUND = Kind(404, {"en": ("There is no such page", "Please open the link from the mail.")})
-NOT_ALLOWED = Kind(405, {"en": ("That is not possible here", "Please open the link from the mail.")})
+NOT_FOUND = Kind("not_found", 404, {"en": ("There is no such page", "Please open the link from the mail.")})
+NOT_ALLOWED = Kind("not_allowed", 405, {"en": ("That is not possible here", "Please open the link from the mail.")})
 
 
-def html(kind: Kind, accept_language: str) -> bytes:
-    """Write a page in the language that the reader likes best of those it has."""
-    lang = _language(accept_language, kind)
+ALL = {
+    kind.name: kind
+    for kind in (
+        *(ASK_VERIFY, VERIFIED, USED, EXPIRED, GONE, INVALID, ASK_UNSUBSCRIBE, UNSUBSCRIBED),
+        *(LATER, NOT_FOUND, NOT_ALLOWED),
+    )
+}
+
+
+def html(kind: Kind, lang: str) -> str:
+    """Write a page; in English where it has no such language."""
+    lang = lang if lang in kind.texts else "en"
     title, text, *button = (escape(part) for part in kind.texts[lang])
     # Without an action the form goes to the page's own address, the token with it; nothing happens before.
     form = f'<form method="post"><button>{button[0]}</button></form>' if button else ""
@@ -140,16 +157,29 @@ def html(kind: Kind, accept_language: str) -> bytes:
         f'<!DOCTYPE html>\n<html lang="{lang}" dir="{"rtl" if lang == "ar" else "ltr"}">\n<head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>'
         f"<style>{_STYLE}</style></head>\n<body><main><h1>{title}</h1><p>{text}</p>{form}</main></body>\n</html>\n"
-    ).encode()
+    )
 
 
-def _language(accept_language: str, kind: Kind) -> str:
+def headers(html: str) -> dict[str, str]:
+    """Write a page's headers. It may show its own styles and images of its site, and load or run nothing else."""
+    hashes = (base64.b64encode(hashlib.sha256(style.encode()).digest()).decode() for style in _STYLES.findall(html))
+    styles = " ".join(f"'sha256-{each}'" for each in hashes) or "'none'"
+    policy = (
+        f"default-src 'none'; style-src {styles}; img-src 'self' data:; form-action 'self'; "
+        "base-uri 'none'; frame-ancestors 'none'"
+    )
+    return _HEADERS | {"content-security-policy": policy}
+
+
+def language(accept_language: str, offered: Iterable[str]) -> str:
     """Choose by Accept-Language (RFC 9110 12.5.4): the first of the most wanted that there is, else English."""
+    known = {lang.lower().replace("_", "-"): lang for lang in offered}
     wanted = []
     for place, part in enumerate(accept_language[:500].split(",")):
         tag, _, quality = part.partition(";q=")
         try:
-            wanted.append((-float(quality or 1), place, tag.strip().lower().partition("-")[0]))
+            wanted.append((-float(quality or 1), place, tag.strip().lower()))
         except ValueError:
             continue
-    return next((lang for quality, _, lang in sorted(wanted) if quality and lang in kind.texts), "en")
+    tags = (each for quality, _, tag in sorted(wanted) if quality for each in (tag, tag.partition("-")[0]))
+    return next((known[tag] for tag in tags if tag in known), "en")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -104,11 +104,16 @@ def preview(
     for header, value in message_from_bytes(made.mail.content).items():
         click.echo(f"{header}: {make_header(decode_header(' '.join(value.split())))}")
     click.echo(f"\n{made.rendered.text}")
+    show(made.rendered.html, in_browser)
+
+
+def show(html: str, in_browser: bool) -> None:
+    """Print a page, or open it in a browser."""
     if not in_browser:
-        click.echo(made.rendered.html)
+        click.echo(html)
         return
     with NamedTemporaryFile("w", encoding="utf-8", suffix=".html", delete=False) as file:
-        file.write(made.rendered.html)
+        file.write(html)
     click.echo(f"HTML: {file.name}")
     webbrowser.open(f"file://{file.name}")
 
@@ -188,7 +193,7 @@ def _faults(settings: Settings, renderer: Renderer, template: str, locale: str) 
     except ServiceError as exc:
         yield str(exc)
         return
-    yield from _visible_faults(made.rendered, _hosts(settings))
+    yield from _visible_faults(made.rendered, hosts(settings))
     user = _user(settings, sample)
     for column in _free_texts(sample.after or {}, user):
         whose = "a name" if column == user.name else column
@@ -226,22 +231,28 @@ def _visible_faults(rendered: Rendered, hosts: set[str]) -> Iterator[str]:
     size = len(rendered.html.encode())
     if size > HTML_MAX_BYTES:
         yield f"the HTML has {size} bytes, and Gmail cuts it off at {HTML_MAX_BYTES}"
-    page = _Page(rendered.html)
-    yield from (f"<html> has no {missing}, which screen readers need" for missing in {"lang", "dir"} - page.html.keys())
-    for url in [*page.urls, *_URL.findall(rendered.text)]:
+    page = Page(rendered.html)
+    yield from page.unread()
+    yield from foreign([*page.urls, *_URL.findall(rendered.text)], hosts)
+
+
+def foreign(urls: Iterable[str], hosts: set[str]) -> Iterator[str]:
+    """Find what leads to other hosts than these and those below them."""
+    for url in urls:
         host = (urlsplit(url).hostname or "").lower()
         if not any(host == known or host.endswith(f".{known}") for known in hosts):
             allowed = "which is neither the sender's nor links.base_url's, nor among templates.link_hosts"
             yield f"a link or an image leads to {host or 'nowhere'}, {allowed}"
 
 
-def _hosts(settings: Settings) -> set[str]:
+def hosts(settings: Settings) -> set[str]:
+    """Name the hosts that mails may lead to. Raises ConfigInvalid."""
     linked = settings.links or _LINKS
     ours = {(urlsplit(url).hostname or "").lower() for url in (linked.base_url, linked.unsubscribe_base)}
     return ours | {message.sender(settings.smtp or _SMTP).domain, *settings.templates.link_hosts}
 
 
-class _Page(HTMLParser):
+class Page(HTMLParser):
     """What the checks need of an HTML page."""
 
     def __init__(self, html: str) -> None:
@@ -250,6 +261,11 @@ class _Page(HTMLParser):
         self.urls: list[str] = []
         self.feed(html)
         self.close()
+
+    def unread(self) -> Iterator[str]:
+        """Find what keeps it from being read aloud."""
+        missing = {"lang", "dir"} - self.html.keys()
+        return (f"<html> has no {name}, which screen readers need" for name in missing)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "html":

@@ -37,7 +37,7 @@ class Renderer:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         #: Template -> its locales. Names from outside are looked up here and so never become a path unchecked.
-        self.locales = {name: _locales(folder / name) for name in _folders(folder) if _NAME.fullmatch(name)}
+        self.locales = {name: locales(folder / name) for name in _folders(folder) if _NAME.fullmatch(name)}
         self._environment = Environment(
             loader=FileSystemLoader(folder),
             autoescape=lambda name: bool(name and name.endswith(".html.j2")),
@@ -58,13 +58,14 @@ class Renderer:
         if template not in self.locales:
             raise TemplateInvalid(f"there is no template {template} in {self.folder}", template=template)
         own, lang = negotiate(locale, tuple(self.locales[template]))
-        seen = {**names, "lang": lang, "dir": _direction(own)}
+        seen = {**names, "lang": lang, "dir": direction(own)}
         place = template if own == ROOT_LOCALE else f"{template}/{own}"
-        subject, text, html = (self._render(f"{place}/{part}", seen) for part in PARTS)
+        subject, text, html = (self.file(f"{place}/{part}", seen) for part in PARTS)
         html = self._with_styles(html, f"{place}/{HTML}")
         return Rendered(subject.strip(), text.strip() + "\n", html, lang, self._hash(template))
 
-    def _render(self, path: str, names: Mapping[str, object]) -> str:
+    def file(self, path: str, names: Mapping[str, object]) -> str:
+        """Render one file. Raises TemplateInvalid, which never quotes a value."""
         try:
             return self._environment.get_template(path).render(names)
         except Exception as exc:
@@ -125,7 +126,7 @@ def negotiate(wanted: str | None, offered: tuple[str, ...]) -> tuple[str, str]:
 
 
 @cache
-def _direction(locale: str) -> str:
+def direction(locale: str) -> str:
     """Say which way a locale of ours is written."""
     return Locale.parse(locale).text_direction
 
@@ -143,7 +144,8 @@ def _folders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
 
 
-def _locales(folder: Path) -> list[str]:
+def locales(folder: Path) -> list[str]:
+    """List the locales that a folder has: its own, and those of its folders."""
     return [ROOT_LOCALE, *(name for name in _folders(folder) if _is_locale(name))]
 
 

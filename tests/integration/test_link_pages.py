@@ -2,8 +2,10 @@
 
 import re
 import socket
+from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
 
 import httpx
@@ -24,6 +26,7 @@ class Site:
     """A running `pgherald links` with one user, Ada."""
 
     def __init__(self, database: Database, folder: Path) -> None:
+        self.folder = folder
         self.database, self.port = database, free_port()
         self.base = f"http://127.0.0.1:{self.port}/account/verify"
         self.links = Links.model_validate({"base_url": self.base, "secret": ["new", "old"]})
@@ -35,8 +38,11 @@ class Site:
             "[kafka]\nbootstrap_servers = '127.0.0.1:1'\n[links]\n"
             f"base_url = '{self.base}'\nsecret = ['new', 'old']\nverify_sql = '''{VERIFY}'''\n"
         )
-        arguments = ["links", "--config", str(path), "--listen", f"127.0.0.1:{self.port}"]
-        self.process = Running(arguments, folder / "links.log", {})
+        self.start()
+
+    def start(self) -> None:
+        arguments = ["links", "--config", str(self.folder / "pgherald.toml"), "--listen", f"127.0.0.1:{self.port}"]
+        self.process = Running(arguments, self.folder / "links.log", {})
         until(lambda: self.process.said("links_listening") and self._answers(), 20, "links to be served")
 
     def _answers(self) -> bool:
@@ -120,6 +126,28 @@ def test_one_click_unsubscribes_and_a_look_does_not(site: Site) -> None:
     assert site.database.execute("SELECT address_hash, reason, source FROM pgherald.suppression") == [
         (hashed, "unsubscribe", "link")
     ]
+
+
+def test_pages_have_the_look_of_the_users_own_templates_and_work_as_ever(site: Site) -> None:
+    folder = site.folder / "templates" / "_pages"
+    folder.mkdir(parents=True)
+    (folder / "page.html.j2").write_text(
+        '<html lang="{{ lang }}" dir="{{ dir }}"><style>h1 { color: teal }</style><h1>Ours: {{ title }}</h1>'
+        '{% if button %}<form method="post"><button>{{ button }}</button></form>{% endif %}</html>'
+    )
+    (folder / "invalid.html.j2").write_text("{{ nobody }}")
+    assert site.process.stop() == 0
+    site.start()
+    url = site.url()
+    shown = httpx.get(url, headers={"accept-language": "de"})
+    assert "<h1>Ours: E-Mail-Adresse bestätigen</h1>" in shown.text
+    style = b64encode(sha256(b"h1 { color: teal }").digest()).decode()
+    assert f"style-src 'sha256-{style}';" in shown.headers["content-security-policy"]
+    assert "Ours: Your address is confirmed" in httpx.post(url).text
+    assert (httpx.post(url).status_code, site.verified) == (410, 1)
+    broken = httpx.get(url[:-1])  # the page of a template that fails is ours
+    assert (broken.status_code, "This link is not valid" in broken.text) == (400, True)
+    assert "_pages/invalid.html.j2, line 1: UndefinedError" in site.process.log.read_text()
 
 
 def test_pages_load_and_tell_nothing_and_the_log_holds_no_token(site: Site) -> None:
