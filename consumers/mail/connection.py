@@ -137,8 +137,8 @@ class Connection:
         if refused:
             raise refused
 
-    def _hear(self, step: str) -> Reply:
-        with session.step(step):
+    def _hear(self, step: str, whom: str = "the relay") -> Reply:
+        with session.step(step, whom):
             return session.reply(self._session.getreply())
 
     def _dot(self) -> Reply:
@@ -156,8 +156,14 @@ class Connection:
         raise ConnectionLost("the answer to the final dot is none", step=DOT)
 
     def _expect_silence(self) -> None:
-        if self._has_input():
-            raise DependencyDown("the relay spoke or hung up in the middle of a mail: it was not sent", step="DATA")
+        """Let no answer but the dot's be taken for it. Raises what a refusal in the middle of the text means."""
+        if not self._has_input():
+            return
+        self._wait_at_most(_RESET_MAX_S)
+        answer = self._hear("DATA", "the relay, in the middle of a mail that was not sent")
+        if 400 <= answer.code <= 599:
+            raise refusal(answer, "DATA")
+        raise DependencyDown("the relay spoke in the middle of a mail: it was not sent", step="DATA")
 
     def _rest(self) -> None:
         self._mails += 1

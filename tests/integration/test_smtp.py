@@ -1,6 +1,7 @@
 """Sending mail to a real SMTP server that behaves, and to one that does not."""
 
 import dataclasses
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -47,6 +48,10 @@ class Permission:
         self.asked += 1
         if self._refusal:
             raise self._refusal
+
+
+def wait_for(event: threading.Event) -> None:
+    assert event.wait(10)
 
 
 @pytest.fixture
@@ -225,6 +230,16 @@ def test_an_answer_too_many_is_not_taken_for_the_dots(relay: Relay, connect: Con
     with pytest.raises(DependencyDown):
         connect(relay).send(mail(), permission)
     assert permission.asked == 0
+
+
+def test_a_refusal_in_the_middle_of_the_text_is_about_the_mail(relay: Relay, connect: Connect) -> None:
+    transport = connect(relay)
+    relay.script.next("body", "552 5.3.4 too big")
+    with pytest.raises(MailRejected, match=r"DATA: 552 5.3.4"):
+        transport.send(mail("eve@example.org"), lambda: wait_for(relay.spoke_early))
+    transport.send(mail(), Permission())
+    relay.stop()  # waits for the dropped dialogue too
+    assert [accepted.recipients for accepted in relay.accepted] == [("ada@example.org",)]
 
 
 def test_mails_share_a_connection_also_after_a_refusal(relay: Relay, connect: Connect) -> None:

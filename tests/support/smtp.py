@@ -9,6 +9,7 @@ import re
 import socket
 import socketserver
 import ssl
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ class Relay(Misbehaving):
     """A relay on a port of 127.0.0.1. Without a script it accepts everything.
 
     The places of a script: connect, ehlo, starttls, auth, mail, rcpt, data (the answer to DATA), body (while the text
-    comes, before the final dot; faults only), dot (after it), rset, quit. rcpt and dot may be narrowed to a recipient:
+    comes, before the final dot), dot (after it), rset, quit. rcpt and dot may be narrowed to a recipient:
     `rcpt ada@example.org`. A step is a reply ("451 4.7.1 later") or a Fault.
 
     `tls` offers STARTTLS, or with `implicit` begins with TLS. `users` (name: password) asks for AUTH before MAIL.
@@ -58,6 +59,7 @@ class Relay(Misbehaving):
         self.left_open: list[bytes] = []
         self.connections = 0
         self.quits = 0  #: connections that ended as they should
+        self.spoke_early = threading.Event()  #: it answered a text before its dot
         self.lax = False  #: takes a text that is for nobody
         self.delay_s = 0.0  #: before each answer to a final dot
         self.dialogues: set[_Dialogue] = set()
@@ -222,8 +224,14 @@ class _Dialogue(socketserver.StreamRequestHandler):
                 raise _HungUp
             lines.append(line.removeprefix(b"."))
             if len(lines) == 1:
-                self._suffer(self.relay.script.take("body"))
+                self._interrupt(self.relay.script.take("body"))
         return b"".join(lines)
+
+    def _interrupt(self, step: Reply | None) -> None:
+        self._suffer(step)
+        if isinstance(step, str):
+            self._send(step)
+            self.relay.spoke_early.set()
 
     def _line(self) -> bytes:
         return self.rfile.readline(8192)
