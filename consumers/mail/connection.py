@@ -55,6 +55,11 @@ class Connection:
         self._session = session.begin(smtp, tls, timeouts.connect_s)
         self._used_at = time.monotonic()
 
+    @property
+    def is_used(self) -> bool:
+        """Tell whether it carried mails already: relays have limits of these."""
+        return self._mails > 0
+
     def transact(self, mail: Mail, sending: Callable[[], None]) -> Reply:
         """Transmit one mail to one recipient. See Transport.send."""
         self.in_order = False

@@ -9,7 +9,12 @@ from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
 
 from cdc.runtime.errors import DependencyDown
+from cdc.runtime.log import get_logger
 from consumers.lanes import Bucket
+
+#: A relay that refused one more connection is asked for one again after this.
+FEWER_FOR_S = 60.0
+_log = get_logger("mail")
 
 
 class Connection(Protocol):
@@ -38,75 +43,117 @@ C = TypeVar("C", bound=Connection)
 
 
 class Pool(Generic[C]):
-    """At most `size` connections. Any thread may borrow; the last one returned is the next one lent.
+    """At most `size` connections, and no more than the other side takes. Any thread may borrow.
 
-    So the others grow old when there is little to do, and `drop_old` takes leave of them.
+    The last one returned is the next one lent: the others grow old when there is little to do, and `drop_old` takes
+    leave of them.
     """
 
     def __init__(self, size: int, connect: Callable[[], C]) -> None:
-        self._connect = connect
-        self._slots = threading.BoundedSemaphore(size)
-        self._lock = threading.Lock()  # of all below
+        self._size, self._connect = size, connect
+        self._changed = threading.Condition()  # of all below
         self._idle: list[C] = []
         self._busy: set[C] = set()
+        self._opening = 0
+        self._fewer, self._fewer_until_s = size, 0.0
         self._closed = False
 
     @contextmanager
     def borrow(self) -> Iterator[C]:
         """Lend a connection, an open one if there is any. Raises DependencyDown when `close` came first."""
-        with self._slots:
-            connection = self._take_fit() or self._new()
-            try:
-                yield connection
-            finally:
-                self._give_back(connection)
+        connection = self._lend()
+        try:
+            yield connection
+        finally:
+            self._give_back(connection)
 
     def close(self) -> None:
         """End all connections, also those in use."""
-        with self._lock:
+        with self._changed:
             self._closed = True
             idle, self._idle = self._idle, []
             for connection in self._busy:
                 connection.cut()
+            self._changed.notify_all()
         for connection in idle:
             connection.quit()
 
     def drop_old(self) -> None:
         """Take leave of those that rested for too long."""
-        with self._lock:
+        with self._changed:
             old = [connection for connection in self._idle if connection.is_old()]
             self._idle = [connection for connection in self._idle if connection not in old]
+            self._changed.notify(len(old))
         for connection in old:
             connection.quit()
 
-    def _take_fit(self) -> C | None:
-        while connection := self._take():
-            if connection.is_fit():
+    def _lend(self) -> C:
+        while True:
+            connection = self._take()
+            if connection is None:
+                connection = self._new()
+            elif not connection.is_fit():
+                self._forget(connection)
+                connection.drop()
+                continue
+            if connection is not None:
                 return connection
-            with self._lock:
-                self._busy.discard(connection)
-            connection.drop()
-        return None
 
     def _take(self) -> C | None:
-        with self._lock:
-            if not self._idle:
-                return None
-            connection = self._idle.pop()
-            self._busy.add(connection)
-            return connection
+        """Wait for one that rests, or for a place to open one in: None."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._idle or self._has_place() or self._closed)
+            if self._idle:
+                connection = self._idle.pop()
+                self._busy.add(connection)
+                return connection
+            self._opening += 1
+            return None
 
-    def _new(self) -> C:
-        if self._closed:
-            raise DependencyDown("the process ends: nothing was sent")
-        connection = self._connect()
-        with self._lock:
-            self._busy.add(connection)
+    def _new(self) -> C | None:
+        """Open one; None: the other side takes no more than there are. Raises DependencyDown."""
+        connection: C | None = None
+        try:
+            connection = self._opened()
+        except DependencyDown as exc:
+            if not self._makes_do(exc):
+                raise
+        finally:
+            with self._changed:
+                self._opening -= 1
+                if connection is not None:
+                    self._busy.add(connection)
+                self._changed.notify()
         return connection
 
-    def _give_back(self, connection: C) -> None:
-        with self._lock:
+    def _opened(self) -> C:
+        if self._closed:
+            raise DependencyDown("the process ends: nothing was sent")
+        return self._connect()
+
+    def _makes_do(self, refused: DependencyDown) -> bool:
+        """Tell whether those that are open will do: the other side answers, and takes no further one."""
+        with self._changed:
+            opened = len(self._idle) + len(self._busy)
+            if not opened or "code" not in refused.fields:
+                return False
+            self._fewer, self._fewer_until_s = opened, time.monotonic() + FEWER_FOR_S
+        _log.warning("fewer_connections", connections=opened, why=refused.message)
+        return True
+
+    def _has_place(self) -> bool:
+        most = self._fewer if time.monotonic() < self._fewer_until_s else self._size
+        return len(self._idle) + len(self._busy) + self._opening < most
+
+    def _forget(self, connection: C) -> None:
+        with self._changed:
             self._busy.discard(connection)
+            self._changed.notify()
+
+    def _give_back(self, connection: C) -> None:
+        with self._changed:
+            self._busy.discard(connection)
+            self._changed.notify()
             if connection.in_order and not self._closed:
                 self._idle.append(connection)
                 return

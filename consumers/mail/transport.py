@@ -6,18 +6,20 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
-from cdc.runtime.errors import Deferred, DependencyDown
+from cdc.runtime.errors import DependencyDown
 from cdc.runtime.sections_mail import Smtp
 from consumers.losses import Losses
 from consumers.mail import connection, session
 from consumers.mail.connection import Connection
 from consumers.mail.message import Mail
 from consumers.mail.pool import Pool, Rate
+from consumers.mail.reply import DOT, Reply
 from consumers.mail.session import Timeouts
 
 USUAL = Timeouts()
 #: Someone waits in front of a preflight.
 _IMPATIENT = Timeouts(connect_s=10.0, command_s=10.0)
+_THROTTLED = 5
 
 
 class Transport:
@@ -38,19 +40,17 @@ class Transport:
 
         `sending` is called when all but the final dot was transmitted, and again at the last moment; if it raises, the
         dot is not written.
-        Raises DependencyDown, Deferred or MailRejected: the mail was not accepted. Raises ConnectionLost: the dot may
-        have left and no answer came.
+        Raises DependencyDown, NotYet, Deferred or MailRejected: the mail was not accepted. Raises ConnectionLost: the
+        dot may have left and no answer came.
         """
         if self._rate:
             self._rate.wait()
         try:
-            with self._pool.borrow() as borrowed:
-                reply = borrowed.transact(mail, sending)
+            reply = self._transact(mail, sending)
         except DependencyDown as exc:
-            if _is_lost_in_a_mail(exc) and self._losses.is_its_own(mail.message_id):
-                # It counts as this mail's attempt then: the lane would stop for it again and again, and forever.
-                raise Deferred(f"at this mail, and not at others: {exc.message}", step=exc.fields["step"]) from exc
-            raise
+            if not _is_in_a_mail(exc):
+                raise
+            raise self._losses.judge(exc, mail.message_id, _times(exc)) from exc.__cause__
         self._losses.taken(mail.message_id)
         return str(reply)
 
@@ -60,6 +60,20 @@ class Transport:
         if self._rate:
             self._rate.close()
         self._pool.close()
+
+    def _transact(self, mail: Mail, sending: Callable[[], None]) -> Reply:
+        """Send over any connection; where the relay has had enough of a used one, over another, and a new one at last.
+
+        It says so at MAIL, in words (421) or by hanging up: nothing was sent.
+        """
+        while True:
+            with self._pool.borrow() as borrowed:
+                is_used = borrowed.is_used
+                try:
+                    return borrowed.transact(mail, sending)
+                except DependencyDown as exc:
+                    if not is_used or exc.fields.get("step") != "MAIL":
+                        raise
 
     def _tend(self) -> None:
         """Take leave of connections that nobody needs: relays count them, and end them with a 421 in their log."""
@@ -76,6 +90,11 @@ def probe(smtp: Smtp) -> None:
         opened.quit()
 
 
-def _is_lost_in_a_mail(exc: DependencyDown) -> bool:
-    """Tell whether the relay hung up, fell silent or spoke nonsense in a mail, rather than refuse it to everyone."""
-    return "code" not in exc.fields and exc.fields.get("step") in ("MAIL", "RCPT", "DATA")
+def _is_in_a_mail(exc: DependencyDown) -> bool:
+    """Tell whether it happened at a mail, which may be why: the relay hung up, fell silent, or refused all."""
+    return exc.fields.get("step") in ("MAIL", "RCPT", "DATA", DOT)
+
+
+def _times(exc: DependencyDown) -> int:
+    """Say how often it must happen to one mail to be its own: a relay that throttles hits the same one by chance."""
+    return _THROTTLED if str(exc.fields.get("code", "")).startswith("4") else 1

@@ -56,15 +56,14 @@ class Client:
         )
 
     def post(self, body: bytes, headers: Mapping[str, str]) -> int:
-        """Make one call and give the status of its success. Raises DependencyDown, Deferred or CallRejected."""
+        """Make one call and give the status of its success. Raises DependencyDown, NotYet, Deferred or CallRejected."""
         call_id = headers["webhook-id"]
         try:
             status = self._answered(body, headers)
         except DependencyDown as exc:
-            if _may_be_the_calls(exc) and self._losses.is_its_own(call_id):
-                hint, wait_s = "It takes other calls", exc.retry_after_s
-                raise Deferred(exc.message, hint=hint, retry_after_s=wait_s, **exc.fields) from exc
-            raise
+            if not _may_be_the_calls(exc):
+                raise
+            raise self._losses.judge(exc, call_id) from exc.__cause__
         self._losses.taken(call_id)
         return status
 

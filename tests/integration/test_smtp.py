@@ -16,10 +16,10 @@ from cdc.runtime.sections_mail import Smtp
 from consumers.mail.message import Mail
 from consumers.mail.session import Timeouts
 from consumers.mail.transport import USUAL, Transport, probe
-from consumers.outcome import LeaseLost
+from consumers.outcome import LeaseLost, NotYet
 from deploy.local.net import until
 from tests.support.script import Fault
-from tests.support.smtp import Relay
+from tests.support.smtp import Relay, Reply
 from tests.support.tls import Certificates
 
 SHORT = Timeouts(connect_s=0.3, command_s=0.3, dot_s=0.3)
@@ -182,18 +182,53 @@ def test_a_mail_at_which_the_relay_is_lost_while_it_takes_others_counts_for_itse
     relay: Relay, connect: Connect, place: str
 ) -> None:
     transport, poison = connect(relay), dataclasses.replace(mail("eve@example.org"), message_id="<2@example.org>")
+    relay.script.always(place, Fault.DROP)
     for _ in range(2):  # nothing says yet whose fault it is
-        relay.script.next(place, Fault.DROP)
         with pytest.raises(DependencyDown):
             transport.send(poison, Permission())
+    relay.script.clear()
     transport.send(mail(), Permission())
-    relay.script.next(place, Fault.DROP)
-    with pytest.raises(Deferred, match="at this mail"):
+    relay.script.always(place, Fault.DROP)
+    with pytest.raises(Deferred, match="not at others"):
         transport.send(poison, Permission())
+    relay.script.clear()
     transport.send(poison, Permission())  # and what is taken is forgiven
-    relay.script.next(place, Fault.DROP)
-    with pytest.raises(DependencyDown):
+    relay.script.always(place, Fault.DROP)
+    with pytest.raises(NotYet):
         transport.send(poison, Permission())
+
+
+@pytest.mark.parametrize(
+    ("place", "reply", "rests"),
+    [
+        ("mail", "555 5.5.4 unsupported option SMTPUTF8", 1),
+        ("rcpt", "421 4.7.0 not to this one", 5),
+        ("rcpt", "530 5.7.1 not to this domain", 1),
+        ("dot", "454 4.7.0 not this one", 5),
+    ],
+)
+def test_a_mail_that_alone_is_refused_as_if_all_were_rests_alone_and_then_counts_for_itself(
+    relay: Relay, connect: Connect, place: str, reply: str, rests: int
+) -> None:
+    transport, poison = connect(relay), dataclasses.replace(mail("eve@example.org"), message_id="<2@example.org>")
+    for refused in (*[NotYet] * rests, Deferred):  # throttling hits the same mail more than once at times
+        relay.script.clear()
+        transport.send(mail(), Permission())
+        relay.script.always(place, reply)
+        with pytest.raises(refused):
+            transport.send(poison, Permission())
+
+
+@pytest.mark.parametrize("trouble", ["421 4.3.2 closing", Fault.DROP])
+def test_mails_that_are_refused_in_a_row_are_refused_to_everyone(
+    relay: Relay, connect: Connect, trouble: Reply
+) -> None:
+    transport = connect(relay)
+    transport.send(mail(), Permission())
+    relay.script.always("rcpt", trouble)
+    for number, refused in enumerate((*[NotYet] * 4, DependencyDown, DependencyDown)):
+        with pytest.raises(refused):
+            transport.send(dataclasses.replace(mail(), message_id=f"<{number}@example.org>"), Permission())
 
 
 def test_a_slow_yes_is_waited_for_longer_than_any_other_answer(relay: Relay, connect: Connect) -> None:
@@ -283,9 +318,9 @@ def test_a_relay_that_takes_one_command_at_a_time_gets_one_at_a_time(relay: Rela
     for place, step, error in (
         ("mail", "421 4.3.2 closing", DependencyDown),
         ("rcpt", "550 5.1.1 unknown", MailRejected),
-        ("rcpt", Fault.DROP, DependencyDown),
+        ("rcpt", Fault.DROP, NotYet),
         ("data", "451 4.3.0 later", Deferred),
-        ("data", "354 go on\r\n250 2.0.0 kept", DependencyDown),
+        ("data", "354 go on\r\n250 2.0.0 kept", NotYet),
     ):
         relay.script.next(place, step)
         with pytest.raises(error):
@@ -347,6 +382,32 @@ def test_connections_that_nobody_needs_are_ended_with_a_quit(
     until(lambda: not relay.dialogues, 5, "the connection to be ended")
     transport.send(mail(), Permission())
     assert (relay.connections, len(relay.accepted), relay.quits) == (2, 2, 1)
+
+
+@pytest.mark.parametrize("end", ["421 4.7.0 too many mails here", Fault.DROP])
+def test_a_relay_that_had_enough_of_a_connection_gets_the_mail_over_another(
+    relay: Relay, connect: Connect, end: Reply
+) -> None:
+    transport = connect(relay)
+    for _ in range(3):
+        transport.send(mail(), Permission())
+        relay.script.next("mail", end)
+    transport.send(mail(), Permission())
+    assert (relay.connections, len(relay.accepted)) == (4, 4)
+
+
+def test_a_relay_that_takes_fewer_connections_than_settings_say_gets_fewer(relay: Relay, connect: Connect) -> None:
+    transport = connect(relay, connections=4)
+    relay.script.next("dot", Fault.HANG)
+    with ThreadPoolExecutor(4) as threads:
+        sent = [threads.submit(transport.send, mail(), Permission())]
+        until(lambda: len(relay.accepted) == 1, 10, "the first mail to hang")
+        relay.script.always("connect", "421 4.7.0 too many connections")
+        sent += [threads.submit(transport.send, mail(), Permission()) for _ in range(3)]
+        until(lambda: relay.connections > 1, 10, "a second connection to be refused")
+        relay.release()
+        assert {reply.result() for reply in sent} == {"250 2.0.0 kept"}
+    assert len(relay.accepted) == 4
 
 
 def test_a_connection_is_given_up_after_a_hundred_mails(relay: Relay, connect: Connect) -> None:
