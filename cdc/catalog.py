@@ -69,6 +69,16 @@ _PLACES = """
 """
 _NAME_OF = "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %s"
 
+_STORED = """
+    WITH RECURSIVE part(oid) AS (
+        SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE (n.nspname, c.relname) IN %s
+        UNION SELECT i.inhrelid FROM pg_inherits i JOIN part ON part.oid = i.inhparent
+    )
+    SELECT c.oid, c.relfilenode, array_agg((a.attnum, a.attname, a.atttypid, a.atttypmod)::text ORDER BY a.attnum)
+    FROM part JOIN pg_class c USING (oid) JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
+    GROUP BY c.oid, c.relfilenode ORDER BY c.oid
+"""
+
 
 class Place(NamedTuple):
     """Which table has a name now."""
@@ -173,6 +183,17 @@ def _column(domains: dict[str, str], name: str, type_: str, toastable: bool, sin
     # The one quoted name that needs no schema: wal2json takes its quotes for those of JSON.
     logged = "char" if type_ == '"char"' else type_
     return Column(name, logged, base_type(type_, domains), toastable, since_xid)
+
+
+def stored(connection: Connection, names: Sequence[TableName]) -> list[tuple[Any, ...]]:
+    """Tell in which files the rows of tables and their parts lie, and under which columns, as the session sees it.
+
+    A snapshot reads right what is stored now as it was stored then: by names that are others now it reads other
+    columns, and of rows that were written anew since (ALTER TYPE, TRUNCATE) it sees none.
+    """
+    with errors(), closing(connection.cursor()) as cursor:
+        cursor.execute(_STORED, (tuple(names),))
+        return cursor.fetchall()
 
 
 def estimated_rows(connection: Connection, name: TableName) -> int | None:

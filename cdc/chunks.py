@@ -139,7 +139,7 @@ class ChunkReader:
 
     def _read(self, connection: Connection, reading: Reading, nonce: str) -> None:
         name = TableName(reading.schema, reading.table)
-        seen = snapshot.begin(connection, lock=name)
+        seen = snapshot.begin(connection, locked=[name])
         self.visible = seen
         plan = self._plan_of(connection, name)
         if plan is None:

@@ -52,18 +52,24 @@ def _unescape(field: str) -> str:
     return _ESCAPE.sub(lambda m: _ESCAPES.get(m[1], m[1]), field) if "\\" in field else field
 
 
-def begin(connection: Connection, exported: str | None = None, lock: TableName | None = None) -> Seen:
+def begin(connection: Connection, exported: str | None = None, locked: Sequence[TableName] = ()) -> Seen:
     """Open a snapshot's transaction, that of the new slot where one is given; tell what it sees.
 
-    A table that is locked keeps its shape, and is not emptied between the snapshot and the reading.
+    Tables that are locked keep their shape, and are not emptied between the snapshot and the reading.
     """
     with errors(), closing(connection.cursor()) as cursor:
         cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         if exported:
             cursor.execute("SET TRANSACTION SNAPSHOT %s", (exported,))
-        if lock:
-            cursor.execute(f"LOCK TABLE {lock.sql()} IN ACCESS SHARE MODE")
+        if locked:
+            lock(connection, locked)
         return visible(cursor)
+
+
+def lock(connection: Connection, names: Sequence[TableName]) -> None:
+    """Let nobody alter these tables while the transaction is open."""
+    with errors(), closing(connection.cursor()) as cursor:
+        cursor.execute(f"LOCK TABLE {', '.join(name.sql() for name in names)} IN ACCESS SHARE MODE")
 
 
 def end(connection: Connection) -> None:

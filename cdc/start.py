@@ -104,7 +104,8 @@ def open_session(settings: Settings, opened: ExitStack, stop: Stop, tries: Count
         resumed = _resume(settings, cluster, options, start_lsn)
         if resumed.state.snapshot.state == "creating":
             _begin(settings, publisher, resumed, start_lsn)
-        if seen and resumed.state.snapshot.tables:
+        if seen and resumed.state.snapshot.tables and (locked := _locked(settings, connection, copying, plans)):
+            plans = locked
             name, state = settings.source.name, resumed.state
             origin = Origin(name, cluster.database, state.epoch, state.lsn, seen.next_xid, time.time_ns() // 1000)
             Initial(resumed, publisher, held, origin, stop).run(copying, plans)
@@ -126,6 +127,21 @@ def _begin(settings: Settings, publisher: Publisher, resumed: Resume, lsn: int) 
     state = progress.begun((table.name for table in settings.source.tables if reads), lsn, why)
     resumed.state = msgspec.structs.replace(resumed.state, lsn=lsn)
     publisher.commit(*resumed.snapshot(state))
+
+
+def _locked(
+    settings: Settings, connection: postgres.Connection, copying: postgres.Connection, plans: list[TablePlan]
+) -> list[TablePlan]:
+    """Lock the tables, and plan them as they stay; nothing where one was altered since the snapshot was taken.
+
+    Such a snapshot may see no rows of it, or take its columns for others: they are then read beside the stream.
+    """
+    names = [planned.name for planned in plans]
+    snapshot.lock(copying, names)
+    if catalog.stored(copying, names) != catalog.stored(connection, names):
+        _log.info("snapshot_beside_stream", reason="a table was altered while the slot was made")
+        return []
+    return table_plans(settings, connection)
 
 
 def _plan_of(settings: Settings, connection: postgres.Connection, name: TableName) -> TablePlan | None:

@@ -11,6 +11,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from cdc import catalog
+from cdc.runtime.fields import TableName
+from cdc.snapshot import begin, lock
 from deploy.local.net import until
 from tests.support import audit
 from tests.support.database import Database
@@ -125,6 +130,46 @@ def test_a_reader_killed_again_and_again_in_its_first_snapshot_repeats_nothing_a
     assert markers["incremental"] > 0
     assert markers["last"] == 0
     assert reader.stop() == 0
+
+
+def test_a_table_that_is_altered_while_the_slot_is_made_is_read_as_it_is(deployment: Deployment) -> None:
+    deployment.database.execute("INSERT INTO users VALUES (1, 'a@example.org', 7)")
+    with closing(deployment.database.connect()) as session, session.cursor() as cursor:
+        cursor.execute("BEGIN; SELECT pg_current_xact_id()")  # a new slot waits for whoever may have written
+        deployment.start("capture")
+        being_made = "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = %s)"
+        until(lambda: deployment.database.execute(being_made, (deployment.name,)) == [(True,)], 30, "a slot to be made")
+        for old, new in (("email", "x"), ("n", "email"), ("x", "n")):
+            deployment.database.execute(f"ALTER TABLE users RENAME {old} TO {new}")
+        cursor.execute("COMMIT")
+    until(lambda: deployment.records(), 30, "its row")
+    assert [record.value["after"] for record in deployment.records() if record.value] == [
+        {"id": 1, "n": "a@example.org", "email": 7}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("statement", "reads_it"),
+    [
+        ("INSERT INTO users VALUES (2)", True),
+        ("ALTER TABLE users ADD CHECK (n >= 0)", True),
+        ("ALTER TABLE users ALTER n TYPE text USING n + 1", False),
+        ("ALTER TABLE users RENAME email TO mail", False),
+        ("TRUNCATE users", False),
+    ],
+)
+def test_a_snapshot_that_is_older_than_its_table_does_not_read_it(
+    deployment: Deployment, statement: str, reads_it: bool
+) -> None:
+    users = [TableName("public", "users")]
+    database = deployment.database
+    with closing(database.connect()) as exporting, closing(database.connect()) as copying, exporting.cursor() as cursor:
+        cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT pg_export_snapshot()")
+        begin(copying, cursor.fetchall()[0][0])
+        database.execute(statement)
+        cursor.execute("COMMIT")
+        lock(copying, users)
+        assert (catalog.stored(copying, users) == catalog.stored(exporting, users)) is reads_it
 
 
 def test_a_table_is_read_again_on_demand_while_others_write(deployment: Deployment) -> None:
