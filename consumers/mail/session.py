@@ -17,8 +17,9 @@ from cdc.runtime.sections_mail import Smtp
 from consumers.mail.answers import Session, TlsSession
 from consumers.mail.reply import NO_CODE, Reply, refusal
 
-#: The codes of a yes.
+#: The codes of a yes, and of a command that is not known or not there (RFC 5321 3.2, 4.2.4).
 YES = range(200, 300)
+_NOT_KNOWN = (500, 502, 504)
 
 
 class Timeouts(NamedTuple):
@@ -78,13 +79,23 @@ def _begin(session: smtplib.SMTP, smtp: Smtp, tls: ssl.SSLContext | None) -> Non
         session.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     # smtplib would ask DNS for our name, which can take seconds; our address will do (RFC 5321 4.1.3).
     session.local_hostname = _own_address(session)
-    expect(session, "EHLO", lambda session: session.ehlo())
+    _greet(session)
     if smtp.security == "starttls":
         _encrypt(session, tls)
-        expect(session, "EHLO", lambda session: session.ehlo())
+        _greet(session)
     if smtp.username:
         with step("AUTH"):
             session.login(smtp.username, smtp.password.get_secret_value() if smtp.password else "")
+
+
+def _greet(session: smtplib.SMTP) -> None:
+    """Say who we are; with the old word where the relay does not know the new one, and then it has no extensions."""
+    with step("EHLO"):
+        answer = reply(session.ehlo())
+    if answer.code in _NOT_KNOWN:
+        expect(session, "HELO", lambda session: session.helo())
+    elif answer.code not in YES:
+        raise refusal(answer, "EHLO")
 
 
 def _encrypt(session: smtplib.SMTP, tls: ssl.SSLContext | None) -> None:

@@ -88,7 +88,7 @@ def test_dots_at_the_beginning_of_lines_arrive_as_they_were(relay: Relay, connec
     [
         ("connect", "554 5.7.1 not you", DependencyDown, None),
         ("connect", "421 4.3.2 busy, try again in 2 minutes", DependencyDown, 120),
-        ("ehlo", "502 5.5.1 no", DependencyDown, None),
+        ("ehlo", "550 5.7.1 not you", DependencyDown, None),
         ("mail", "421 4.3.2 closing", DependencyDown, None),
         ("mail", "553 5.1.8 sender unknown", DependencyDown, None),
         ("rcpt", "450 4.2.1 busy", Deferred, None),
@@ -454,6 +454,31 @@ def test_closing_ends_what_waits_for_the_relay_and_what_waits_for_its_turn(relay
         transport.close()
         assert isinstance(sent.exception(10), ConnectionLost)
         assert isinstance(waiting.exception(10), DependencyDown)
+
+
+@pytest.mark.parametrize("refusal", ["500 what", "502 5.5.1 not implemented", "504 5.5.4 no"])
+def test_a_relay_that_does_not_know_ehlo_is_greeted_as_of_old(relay: Relay, connect: Connect, refusal: str) -> None:
+    relay.script.always("ehlo", refusal)
+    transport = connect(relay)
+    for _ in range(2):
+        transport.send(mail(), Permission())
+    assert (len(relay.accepted), relay.connections) == (2, 1)
+    with pytest.raises(MailRejected, match="no SMTPUTF8"):
+        transport.send(mail("dörte@example.org"), Permission())
+
+
+def test_a_relay_that_knows_no_extensions_gets_no_mail_where_settings_ask_for_them(
+    relay: Relay, connect: Connect
+) -> None:
+    relay.script.always("ehlo", "502 5.5.1 not implemented")
+    for given, step in (({"security": "starttls"}, "STARTTLS"), ({"username": "app", "password": "secret"}, "AUTH")):
+        with pytest.raises(DependencyDown) as refused:
+            connect(relay, **given).send(mail(), Permission())
+        assert refused.value.fields["step"] == step
+    relay.script.always("helo", "550 5.7.1 not you")
+    with pytest.raises(DependencyDown, match="refused HELO: 550"):
+        connect(relay).send(mail(), Permission())
+    assert not relay.accepted
 
 
 def test_an_address_that_is_not_ascii_needs_a_relay_that_takes_it(relay: Relay, connect: Connect) -> None:

@@ -61,7 +61,7 @@ class Moody:
         return answer
 
     async def handle_DATA(self, server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802
-        if self.does in (DROP, HANG) or self.does[:1] not in ("4", "5"):
+        if self.step != "DOT" or self.does in (DROP, HANG) or self.does[:1] not in ("4", "5"):
             self.kept.append(envelope)
         return await self._answer("DOT", server, "250 2.0.0 kept for <ada@example.org>")
 
@@ -199,6 +199,13 @@ class _WildDialogue(socketserver.StreamRequestHandler):
 
 
 KIND = b"250-relay.test\r\n250-SIZE 1000000\r\n250 AUTH PLAIN LOGIN\r\n"
+
+
+def test_a_server_that_refuses_ehlo_gets_the_mail_after_helo(stack: ExitStack) -> None:
+    moody = Moody("EHLO", "502 5.5.1 not implemented")
+    became, _ = attempt(stack, serve(stack, moody))
+    assert isinstance(became, Sent)
+    assert len(moody.kept) == 1
 
 
 @pytest.mark.parametrize("step", ["connect", "EHLO", "AUTH", "MAIL", "RCPT", "DATA", "DOT"])

@@ -36,9 +36,9 @@ class Accepted:
 class Relay(Misbehaving):
     """A relay on a port of 127.0.0.1. Without a script it accepts everything.
 
-    The places of a script: connect, ehlo, starttls, auth, mail, rcpt, data (the answer to DATA), body (while the text
-    comes, before the final dot), dot (after it), rset, quit. rcpt and dot may be narrowed to a recipient:
-    `rcpt ada@example.org`. A step is a reply ("451 4.7.1 later") or a Fault.
+    The places of a script: connect, ehlo, helo, starttls, auth, mail, rcpt, data (the answer to DATA), body (while the
+    text comes, before the final dot), dot (after it), rset, quit. rcpt and dot may be narrowed to a
+    recipient: `rcpt ada@example.org`. A step is a reply ("451 4.7.1 later") or a Fault.
 
     `tls` offers STARTTLS, or with `implicit` begins with TLS. `users` (name: password) asks for AUTH before MAIL.
     """
@@ -99,7 +99,7 @@ class _Dialogue(socketserver.StreamRequestHandler):
         self.relay = self.server.relay
         self.relay.dialogues.add(self)
         self.relay.connections += 1
-        self.encrypted = self.authenticated = False
+        self.encrypted = self.authenticated = self.extended = False
         self.sender, self.recipients = "", list[str]()
         self.text: list[bytes] = []  # of the last mail, until the client speaks again
         self.answered_at = 0.0
@@ -142,7 +142,13 @@ class _Dialogue(socketserver.StreamRequestHandler):
         elif self.relay.users:
             extensions.append("AUTH PLAIN LOGIN")
         self._reset()
-        self._answer("\r\n".join([*(f"250-{name}" for name in extensions[:-1]), f"250 {extensions[-1]}"]), "ehlo")
+        usual = "\r\n".join([*(f"250-{name}" for name in extensions[:-1]), f"250 {extensions[-1]}"])
+        self.extended = self._answer(usual, "ehlo")
+
+    def _on_helo(self, _: str) -> None:
+        self._reset()
+        self.extended = False
+        self._answer("250 relay.test", "helo")
 
     def _on_starttls(self, _: str) -> None:
         if self._answer("220 go on", "starttls"):
@@ -161,6 +167,8 @@ class _Dialogue(socketserver.StreamRequestHandler):
     def _on_mail(self, argument: str) -> None:
         if self.relay.users and not self.authenticated:
             self._send("530 5.7.0 authenticate first")
+        elif not self.extended and not argument.endswith(">"):
+            self._send("555 5.5.4 no such option")
         elif self._answer("250 2.1.0 ok", "mail"):
             self.sender, self.recipients = _address(argument), []
 
