@@ -24,7 +24,7 @@ from consumers.mail.session import Timeouts
 
 #: A connection that rested this long is asked (RSET) before it is used again; after this much longer it is not used.
 ASK_AFTER_S, REST_MAX_S = 5.0, 60.0
-_RESET_MAX_S = 5.0
+_RESET_MAX_S, _LEAVE_MAX_S = 5.0, 1.0
 #: Relays close a connection after some mails, often a hundred, with 421: we are first.
 _MAILS_MAX = 100
 
@@ -53,6 +53,7 @@ class Connection:
         self._refused = False  # the last mail was: its transaction is still open
         self._out_of_step = False  # the relay has an answer to give, or waits for the rest of a mail
         self._session = session.begin(smtp, tls, timeouts.connect_s)
+        self._line = self._session.line()
         self._used_at = time.monotonic()
 
     @property
@@ -75,11 +76,11 @@ class Connection:
 
     def ask(self) -> None:
         """Ask whether it works, and change nothing. Raises DependencyDown."""
-        session.expect(self._session, "NOOP", lambda opened: opened.noop())
+        self._say([_Command("NOOP", b"NOOP\r\n", session.YES)])
 
     def is_fit(self) -> bool:
         """Tell whether the relay has neither hung up nor spoken meanwhile, and after a while whether it answers."""
-        if self.is_old() or self._has_input():
+        if self.is_old() or not self._line.is_silent():
             return False
         # A refused mail leaves its transaction open: another MAIL would be out of order (RFC 5321 4.1.4).
         return self._reset() if self._refused or self._rested_s() > ASK_AFTER_S else True
@@ -102,18 +103,17 @@ class Connection:
     def quit(self) -> None:
         """Take leave, but do not wait long for the answer."""
         with suppress(OSError):
-            self._wait_at_most(1.0)
-            self._session.quit()
+            self._line.say(b"QUIT\r\n", _LEAVE_MAX_S)
+            self._line.hear(_LEAVE_MAX_S)
         self._session.close()
 
     def _transact(self, mail: Mail, sending: Callable[[], None]) -> Reply:
-        self._wait_at_most(self._timeouts.command_s)
         commands = _commands(self._session, mail)
         # RFC 2920: all in one go where the relay takes it, which saves two of its answers' ways.
         for group in [commands] if self._session.has_extn("pipelining") else [[command] for command in commands]:
             self._say(group)
         with session.step("DATA"):
-            self._session.send(_stuffed(mail.content))
+            self._line.say(_stuffed(mail.content), self._timeouts.command_s)
         self._expect_silence()
         # A crash before `sending` returns, or its refusal: the relay has no complete mail and delivers none.
         sending()
@@ -127,11 +127,11 @@ class Connection:
         """Say commands and hear all their answers. Raises what the first refusal means, or DependencyDown."""
         self._out_of_step = True
         with session.step(group[0].step):
-            self._session.send(b"".join(command.line for command in group))
+            self._line.say(b"".join(command.line for command in group), self._timeouts.command_s)
         refused: ServiceError | None = None
         for command in group:
             try:
-                answer = self._hear(command.step)
+                answer = self._hear(command.step, self._timeouts.command_s)
             except DependencyDown as exc:
                 raise refused or exc from exc  # what it refused before it went away is what counts
             if refused is None and answer.code not in command.codes:
@@ -142,15 +142,14 @@ class Connection:
         if refused:
             raise refused
 
-    def _hear(self, step: str, whom: str = "the relay") -> Reply:
+    def _hear(self, step: str, timeout_s: float, whom: str = "the relay") -> Reply:
         with session.step(step, whom):
-            return session.reply(self._session.getreply())
+            return session.reply(self._line.hear(timeout_s))
 
     def _dot(self) -> Reply:
         try:
-            self._wait_at_most(self._timeouts.dot_s)
-            self._session.send(b".\r\n")
-            reply = session.reply(self._session.getreply())
+            self._line.say(b".\r\n", self._timeouts.dot_s)
+            reply = session.reply(self._line.hear(self._timeouts.dot_s))
         except OSError as exc:
             raise ConnectionLost(f"no answer to the final dot: {session.why(exc)}", step=DOT) from exc
         self._out_of_step = False
@@ -162,10 +161,9 @@ class Connection:
 
     def _expect_silence(self) -> None:
         """Let no answer but the dot's be taken for it. Raises what a refusal in the middle of the text means."""
-        if not self._has_input():
+        if self._line.is_silent():
             return
-        self._wait_at_most(_RESET_MAX_S)
-        answer = self._hear("DATA", "the relay, in the middle of a mail that was not sent")
+        answer = self._hear("DATA", _RESET_MAX_S, "the relay, in the middle of a mail that was not sent")
         if 400 <= answer.code <= 599:
             raise refusal(answer, "DATA")
         raise DependencyDown("the relay spoke in the middle of a mail: it was not sent", step="DATA")
@@ -180,32 +178,10 @@ class Connection:
 
     def _reset(self) -> bool:
         try:
-            self._wait_at_most(_RESET_MAX_S)
-            return self._session.rset()[0] == 250
+            self._line.say(b"RSET\r\n", _RESET_MAX_S)
+            return self._line.hear(_RESET_MAX_S)[0] == 250
         except OSError:
             return False
-
-    def _has_input(self) -> bool:
-        """Tell whether there is something to read when the relay has nothing to say: an end, or an answer too many.
-
-        That would be taken for the answer to the final dot.
-        """
-        if self._session.sock is None or self._session.file is None:
-            return True
-        self._wait_at_most(0.0)
-        try:
-            # With TLS "nothing" raises and "the end" is empty. Without it both are empty: peeking at the socket tells.
-            if not self._session.file.peek(1) and not isinstance(self._session.sock, ssl.SSLSocket):
-                self._session.sock.recv(1, socket.MSG_PEEK)
-        except (BlockingIOError, ssl.SSLWantReadError):
-            return False
-        except OSError:
-            return True
-        return True
-
-    def _wait_at_most(self, timeout_s: float) -> None:
-        if self._session.sock and self._session.sock.gettimeout() != timeout_s:
-            self._session.sock.settimeout(timeout_s)
 
 
 def _commands(opened: smtplib.SMTP, mail: Mail) -> list[_Command]:

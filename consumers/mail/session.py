@@ -8,7 +8,7 @@ from __future__ import annotations
 import smtplib
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -37,7 +37,7 @@ _HINTS = {
 }
 
 
-def begin(smtp: Smtp, tls: ssl.SSLContext | None, connect_s: float) -> smtplib.SMTP:
+def begin(smtp: Smtp, tls: ssl.SSLContext | None, connect_s: float) -> Session:
     """Open a session, encrypted and authenticated as settings say. Raises DependencyDown when it can't be had."""
     with step("connect", f"the relay {smtp.host}:{smtp.port}"):
         session = _dial(smtp, tls, connect_s)
@@ -59,15 +59,7 @@ def context(smtp: Smtp) -> ssl.SSLContext | None:
         raise ConfigInvalid(f"smtp.ca_file: no certificates can be read from it: {why(exc)}") from exc
 
 
-def expect(session: smtplib.SMTP, what: str, ask: Callable[[smtplib.SMTP], tuple[int, bytes]]) -> None:
-    """Say a command and wait for its answer. Raises what `refusal` makes of another answer, or DependencyDown."""
-    with step(what):
-        answer = reply(ask(session))
-    if answer.code not in YES:
-        raise refusal(answer, what)
-
-
-def _dial(smtp: Smtp, tls: ssl.SSLContext | None, timeout_s: float) -> smtplib.SMTP:
+def _dial(smtp: Smtp, tls: ssl.SSLContext | None, timeout_s: float) -> Session:
     if smtp.security == "tls":
         return TlsSession(smtp.host, smtp.port, local_hostname="localhost", timeout=timeout_s, context=tls)
     return Session(smtp.host, smtp.port, local_hostname="localhost", timeout=timeout_s)
@@ -90,12 +82,15 @@ def _begin(session: smtplib.SMTP, smtp: Smtp, tls: ssl.SSLContext | None) -> Non
 
 def _greet(session: smtplib.SMTP) -> None:
     """Say who we are; with the old word where the relay does not know the new one, and then it has no extensions."""
-    with step("EHLO"):
+    word = "EHLO"
+    with step(word):
         answer = reply(session.ehlo())
     if answer.code in _NOT_KNOWN:
-        expect(session, "HELO", lambda session: session.helo())
-    elif answer.code not in YES:
-        raise refusal(answer, "EHLO")
+        word = "HELO"
+        with step(word):
+            answer = reply(session.helo())
+    if answer.code not in YES:
+        raise refusal(answer, word)
 
 
 def _encrypt(session: smtplib.SMTP, tls: ssl.SSLContext | None) -> None:
