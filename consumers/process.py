@@ -88,7 +88,7 @@ def consume(settings: Settings, name: str, stop: Stop) -> None:
 def _run(settings: Settings, name: str, rules: Rules, effect: ClosableEffect, stop: Stop) -> None:
     worker = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
     open_ledger = partial(Ledger, settings.ledger_dsn, name, worker)
-    marks = Marks(open_ledger())
+    marks = Marks(open_ledger)
     effect = Reread(rules, open_ledger(), effect)
     open_lanes = lanes.of(settings, name, time.monotonic())
     lease_s = settings.consume.lease.total_seconds()

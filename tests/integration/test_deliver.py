@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 
@@ -70,7 +71,7 @@ class Worker:
     def __init__(self, dsn: str, name: str, effect: Effect, given: Settings, workers: int, lease_s: float) -> None:
         self.stop = Stop()
         self.crew, self.writer = Crew(self.stop), Crew(self.stop)
-        self.marks = Marks(Ledger(dsn, "mail", name))
+        self.marks = Marks(partial(Ledger, dsn, "mail", name))
         self.deliver = Deliver(
             ledger=Ledger(dsn, "mail", name),
             marks=self.marks,

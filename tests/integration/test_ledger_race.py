@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 
 import pytest
 
@@ -181,7 +182,7 @@ def test_an_outcome_that_meets_a_deadlock_is_recorded(database: Database) -> Non
     with closing(Ledger(database.dsn, "mail", "me")) as ledger:
         ledger.store([entry(1, "a"), entry(2, "b")])
         first, second = ledger.claim({LANE: 2}, RULES, 2, 60)
-        marks = Marks(Ledger(database.dsn, "mail", "me"))
+        marks = Marks(partial(Ledger, database.dsn, "mail", "me"))
         with closing(database.connect()) as session, session.cursor() as cursor, ThreadPoolExecutor(1) as pool:
             cursor.execute("SET deadlock_timeout = '1min'; BEGIN")
             lock = "SELECT FROM pgherald.delivery WHERE id = %s FOR UPDATE"

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,12 @@ def registered(lsn: int, email: str | None, name: str | None = "Ada", rule: str 
 @contextmanager
 def mailing(given: Settings, lease_s: float = 60.0) -> Iterator[Deliver]:
     """Deliver what is in the ledger; a thread that failed fails the test."""
-    stop, opened = Stop(), [Ledger(given.ledger_dsn, "mail", "test") for _ in range(2)]
-    marks, crew, writer = Marks(opened[0]), Crew(stop), Crew(stop)
+    stop, open_ledger = Stop(), partial(Ledger, given.ledger_dsn, "mail", "test")
+    ledger, marks, crew, writer = open_ledger(), Marks(open_ledger), Crew(stop), Crew(stop)
     open_lanes = lanes.of(given, "mail", time.monotonic())
     with closing(MailEffect(given)) as effect:
         deliver = Deliver(
-            ledger=opened[1],
+            ledger=ledger,
             marks=marks,
             effect=effect,
             rules=Rules(given, "mail"),
@@ -77,5 +78,5 @@ def mailing(given: Settings, lease_s: float = 60.0) -> Iterator[Deliver]:
             crew.join(30)
             marks.end()
             writer.join(10)
-            opened[1].close()
+            ledger.close()
     assert (crew.failure, writer.failure) == (None, None)

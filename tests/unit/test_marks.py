@@ -15,7 +15,6 @@ from consumers.delivery import Delivery, Mark
 from consumers.ledger import Ledger
 from consumers.marks import Marks
 from consumers.outcome import LeaseLost, Sent
-from deploy.local.net import until
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 
@@ -25,7 +24,6 @@ class FakeLedger:
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
-        self.permitted: list[list[int]] = []
         self.not_ours: set[int] = set()
         self.failures: list[Exception] = []
         self.open = threading.Event()
@@ -33,17 +31,17 @@ class FakeLedger:
         self.asked = threading.Event()
 
     def mark(self, marks: Sequence[Mark]) -> set[int]:
-        return self._write([mark.delivery.id for mark in marks], self.batches)
+        return self._write([mark.delivery.id for mark in marks])
 
     def sending(self, ids: Sequence[int]) -> set[int]:
-        return self._write(list(ids), self.permitted)
+        return self._write(list(ids))
 
-    def _write(self, ids: list[int], written: list[list[int]]) -> set[int]:
+    def _write(self, ids: list[int]) -> set[int]:
         self.asked.set()
         self.open.wait(10)
         if self.failures:
             raise self.failures.pop(0)
-        written.append(ids)
+        self.batches.append(ids)
         return set(ids) - self.not_ours
 
     def close(self) -> None:
@@ -68,8 +66,9 @@ def finish(marks: Marks, number: int) -> Future[bool | None]:
 
 
 @contextmanager
-def writing(ledger: FakeLedger) -> Iterator[tuple[Marks, threading.Thread]]:
-    marks = Marks(cast(Ledger, cast(Any, ledger)))
+def writing(ledger: FakeLedger, permitting: FakeLedger | None = None) -> Iterator[tuple[Marks, threading.Thread]]:
+    ledgers = iter([ledger, permitting or FakeLedger()])
+    marks = Marks(lambda: cast(Ledger, cast(Any, next(ledgers))))
     writer = threading.Thread(target=lambda: run(marks))
     writer.start()
     try:
@@ -81,31 +80,49 @@ def writing(ledger: FakeLedger) -> Iterator[tuple[Marks, threading.Thread]]:
         assert not writer.is_alive()
 
 
-def test_what_gathers_during_a_transaction_is_the_next_one_and_permissions_come_first() -> None:
+def test_what_gathers_during_a_transaction_is_the_next_one() -> None:
     ledger = FakeLedger()
     ledger.open.clear()
-    with writing(ledger) as (marks, _), ThreadPoolExecutor(2) as pool:
+    with writing(ledger) as (marks, _):
         first = finish(marks, 0)
         assert ledger.asked.wait(10)
         others = [finish(marks, number) for number in range(1, 5)]
-        permissions = [pool.submit(marks.sending, delivery(number)) for number in (5, 6)]
-        until(lambda: marks._asked.qsize() == 6, 10, "the others to wait")
         assert not first.done()  # nothing is told before it is written
         ledger.open.set()
         assert all(told.result(10) for told in [first, *others])
-        assert [permission.result(10) for permission in permissions] == [None, None]
     assert ledger.batches == [[0], [1, 2, 3, 4]]
-    assert sorted(ledger.permitted[0]) == [5, 6]
+
+
+def test_a_permission_waits_for_no_outcome() -> None:
+    ledger, permitting = FakeLedger(), FakeLedger()
+    ledger.open.clear()
+    with writing(ledger, permitting) as (marks, _):
+        finish(marks, 0)
+        assert ledger.asked.wait(10)
+        marks.sending(delivery(1))
+    assert permitting.batches == [[1]]
 
 
 def test_without_the_lease_nothing_may_be_sent() -> None:
-    ledger = FakeLedger()
-    ledger.not_ours = {1}
-    with writing(ledger) as (marks, _):
+    ledger, permitting = FakeLedger(), FakeLedger()
+    ledger.not_ours = permitting.not_ours = {1}
+    with writing(ledger, permitting) as (marks, _):
         marks.sending(delivery(0))
         with pytest.raises(LeaseLost):
             marks.sending(delivery(1))
         assert finish(marks, 1).result(10) is False
+
+
+def test_a_permission_waits_for_a_ledger_that_is_away_until_the_end() -> None:
+    permitting = FakeLedger()
+    permitting.failures = [ConnectionLost("gone"), ConnectionLost("gone")]
+    with writing(FakeLedger(), permitting) as (marks, _), ThreadPoolExecutor(1) as pool:
+        marks.sending(delivery(0))
+        permitting.failures = [ConnectionLost("gone")] * 1000
+        permission = pool.submit(marks.sending, delivery(1))
+        marks.end()
+        assert isinstance(permission.exception(10), ConnectionLost)
+    assert permitting.batches == [[0]]
 
 
 def test_a_ledger_that_is_away_is_waited_for() -> None:
@@ -141,13 +158,12 @@ def test_a_writer_that_fails_leaves_nobody_waiting() -> None:
     ledger = FakeLedger()
     ledger.open.clear()
     ledger.failures = [FatalError("no right")]
-    with writing(ledger) as (marks, writer), ThreadPoolExecutor(1) as pool:
+    with writing(ledger) as (marks, writer):
         told = finish(marks, 0)
         assert ledger.asked.wait(10)
-        also, permission = finish(marks, 1), pool.submit(marks.sending, delivery(2))
+        also = finish(marks, 1)
         ledger.open.set()
         assert (told.result(10), also.result(10)) == (None, None)
-        assert isinstance(permission.exception(10), ConnectionLost)
         writer.join(10)
         with pytest.raises(ConnectionLost):
             marks.sending(delivery(3))
