@@ -75,6 +75,7 @@ class Erasure:
         topics = sorted(table_topic(source.name, *table.name) for table in source.tables)
         yield f"records in Kafka until kafka.retention ({retention}): {', '.join(topics)}"
         yield "the row in the application: delete it there, then run this once more when its events have passed"
+        yield "a hash of the address on the suppression list, if it is there: `pgherald suppression remove ADDRESS`"
         yield "backups and WAL of the ledger's database, and what relays and services know"
 
 

@@ -123,6 +123,10 @@ WITH chosen AS (
     RETURNING delivery.id, chosen.state AS was
 ), {noted}
 
+-- name: erase_links
+-- Used links stay used: they are known by their tokens' hashes.
+UPDATE pgherald.link_use SET key = %(pseudonym)s WHERE key = %(key)s
+
 -- name: lanes
 SELECT coalesce(counted.consumer, known.consumer) AS consumer, coalesce(counted.lane, known.lane) AS lane,
     coalesce(unfinished, 0) AS unfinished, oldest, coalesce(failures, 0) AS failures,

@@ -73,7 +73,9 @@ class Operator:
         """
         with self.noted("erase", asked) as operation:
             values = {"key": key, "pseudonym": pseudonym, "operation": operation}
-            return sum((self._change("erase", page, values, drop="erase_payloads") for page in pages), Counter())
+            changed = sum((self._change("erase", page, values, drop="erase_payloads") for page in pages), Counter())
+            self._of("").ask("erase_links", {"key": key, "pseudonym": pseudonym})
+            return changed
 
     def pause(self, consumer: str, lane: str, reason: str) -> None:
         """Let nothing of a lane be claimed until someone resumes it; what is in work ends."""

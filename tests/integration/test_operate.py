@@ -390,6 +390,8 @@ def ada(lsn: int) -> Entry:
 
 def test_an_erased_user_leaves_nothing_but_facts(kept: Ledger, settings: Path, database: Database) -> None:
     kept.store([ada(1), ada(2), ada(3), entry(4, "grace")])
+    used = "INSERT INTO pgherald.link_use (token_hash, purpose, key) VALUES ('1', 'verify', %s), ('2', 'verify', %s)"
+    database.execute(used, (USER, "grace"))
     end(kept, Sent({"message_id": "<x@y>", "reply": "250 ok <ada@x.org>"}), Sent({}))
     end(kept, Dead({"class": "MailRejected", "code": 550, "reason": "550 no <ada@x.org>"}))
     said = json.loads(run(erase, settings, USER, "--json").output)
@@ -405,6 +407,8 @@ def test_an_erased_user_leaves_nothing_but_facts(kept: Ledger, settings: Path, d
         ({"class": "Erased", "code": None, "reason": "erased"},),
     ]
     assert {row["key"] for row in listed(settings)} == {said["key"], "grace"}
+    links = "SELECT token_hash, key FROM pgherald.link_use ORDER BY 1"
+    assert database.execute(links) == [("1", said["key"]), ("2", "grace")]
     # What is read again is known, and stays erased.
     assert kept.store([ada(1)]) == []
     assert "stay as they are" in run(deliveries, settings, "replay", "--key", said["key"], "--state", "sent").output
@@ -418,6 +422,7 @@ def test_an_erasure_says_what_stays_elsewhere(kept: Ledger, settings: Path, data
     assert "would be erased: 1 deliveries (1 of them cancelled)" in dry
     assert "until kafka.retention (7 days" in dry
     assert "t.public.User" in dry
+    assert "on the suppression list" in dry
     assert states(database) == {1: "pending"}
     assert "erased: 0 deliveries" in run(erase, settings, "nobody").output
 
