@@ -54,7 +54,7 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _check_rules(self) -> Self:
-        if faults := list(_rule_faults(self)):
+        if faults := [*_rule_faults(self), *_topic_faults(self)]:
             raise ValueError("\n".join(faults))
         return self
 
@@ -100,10 +100,18 @@ def _rule_faults(settings: Settings) -> Iterator[str]:
             yield f"plans.{plan}: there is no [services.{missing}]"
 
 
-def _own_topics(settings: Settings) -> set[str]:
+def _own_topics(settings: Settings) -> list[str]:
     name = settings.source.name
-    tables = {table_topic(name, *table.name) for table in settings.source.tables}
-    return {*tables, message_topic(name), positions_topic(name)}
+    tables = [table_topic(name, *table.name) for table in settings.source.tables]
+    return [*tables, message_topic(name), positions_topic(name)]
+
+
+def _topic_faults(settings: Settings) -> Iterator[str]:
+    """Kafka's names have fewer characters than PostgreSQL's: rows of two tables must not look like those of one."""
+    topics = _own_topics(settings)
+    for table, topic in zip(settings.source.tables, topics, strict=False):
+        if topics.count(topic) > 1:
+            yield f"source.tables: the topic of {table.name.sql()} would be {topic}, which is another one's already"
 
 
 def load(path: Path, environment: Mapping[str, str] = os.environ) -> Settings:

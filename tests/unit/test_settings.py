@@ -54,6 +54,17 @@ def test_all_faults_are_told_at_once_each_with_its_key(tmp_path: Path) -> None:
         assert key in told
 
 
+def test_two_tables_never_share_a_topic(tmp_path: Path) -> None:
+    names = ("""'public."a b"'""", "'public.a_b'", "'pgherald.positions'")
+    tables = "".join(f"[[source.tables]]\nname = {name}\n" for name in names)
+    assert faults(tmp_path, MINIMAL.replace("[kafka]", f"{tables}[kafka]")) == [
+        '  source.tables: the topic of "public"."a b" would be shop.public.a_b, which is another one\'s already',
+        '  source.tables: the topic of "public"."a_b" would be shop.public.a_b, which is another one\'s already',
+        '  source.tables: the topic of "pgherald"."positions" would be shop.pgherald.positions, which is another one\'s'
+        " already",
+    ]
+
+
 def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
     changed = {"PGHERALD_SOURCE__DSN": "host=db", "PGHERALD_KAFKA__PARTITIONS": "12", "PGHERALD_CONFIG": "x"}
     settings = loaded(tmp_path, MINIMAL, changed)
