@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
-from cdc import positions, start
+from cdc import positions, snapshot, start
 from cdc.contract.envelope import RECOVERY
 from cdc.rows import TablePlan
 from cdc.runtime.errors import ConfigInvalid
@@ -95,8 +95,7 @@ class _Lines:
 def open_rows(settings: Settings) -> Iterator[Rows]:
     """Look at the captured tables in one read-only snapshot. Raises what table_plans raises."""
     with closing(start.connect(settings)) as connection:
-        with errors(), closing(connection.cursor()) as cursor:
-            cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        snapshot.begin(connection, locked=[plan.name for plan in start.table_plans(settings, connection)])
         yield Rows(settings, connection)
 
 

@@ -6,6 +6,7 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psycopg2
 import pytest
 
 from cdc.reread import open_rows
@@ -74,6 +75,11 @@ def missing(settings: Settings, where: str = "true", *, apply: bool = False, cre
             chosen(created or recovery.created(), SINCE, where), found.append, lambda _rows: None, apply=apply
         )
     return {(one.rule, json.loads(one.key)["id"]) for one in found}
+
+
+def test_nobody_alters_a_table_while_its_rows_are_looked_at(settings: Settings, database: Database) -> None:
+    with open_rows(settings), pytest.raises(psycopg2.errors.LockNotAvailable):
+        database.execute("SET lock_timeout = '50ms'; ALTER TABLE users RENAME email TO mail")
 
 
 def test_what_was_never_planned_is_found(settings: Settings, ledger: Ledger, database: Database) -> None:
