@@ -41,10 +41,12 @@ def told_by(change: RowChange, xid: int, now: Relation, before: Relation | None)
         columns[given.name] = Column(given.name, given.type, base, wide)
     left_out = {column.name: column for shape in shapes for column in _left_out(shape, change, xid)}
     primary = tuple(column.name for column in change.pk)
+    # A table that became a part has its root's key from then on, and had rows before.
+    same_key = set(primary) == now.primary or (not primary and now.partitioned and columns.keys() >= set(now.key))
     return replace(
         now,
         columns=tuple((columns | left_out).values()),
-        key=now.key if set(primary) == now.primary else primary,
+        key=now.key if same_key else primary,
         primary=frozenset(primary),
     )
 

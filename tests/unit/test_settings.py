@@ -57,11 +57,11 @@ def test_all_faults_are_told_at_once_each_with_its_key(tmp_path: Path) -> None:
 def test_two_tables_never_share_a_topic(tmp_path: Path) -> None:
     names = ("""'public."a b"'""", "'public.a_b'", "'pgherald.positions'")
     tables = "".join(f"[[source.tables]]\nname = {name}\n" for name in names)
-    assert faults(tmp_path, MINIMAL.replace("[kafka]", f"{tables}[kafka]")) == [
-        '  source.tables: the topic of "public"."a b" would be shop.public.a_b, which is another one\'s already',
-        '  source.tables: the topic of "public"."a_b" would be shop.public.a_b, which is another one\'s already',
-        '  source.tables: the topic of "pgherald"."positions" would be shop.pgherald.positions, which is another one\'s'
-        " already",
+    told = faults(tmp_path, MINIMAL.replace("[kafka]", f"{tables}[kafka]"))
+    assert [line.split("be ")[1].split(",")[0] for line in told] == [
+        "shop.public.a_b",
+        "shop.public.a_b",
+        "shop.pgherald.positions",
     ]
 
 

@@ -37,7 +37,7 @@ def shape(*columns: str, changed_xid: int = 0, **more: Any) -> Relation:
 
 def line(action: str, *columns: str, table: str = "users", pk: str = "id", types: str = "text") -> Any:
     given = [{"name": n, "type": "integer" if n == "id" else types, "value": 1} for n in ("id", *columns)]
-    said = {"action": action, "lsn": "0/1", "schema": "public", "table": table, "pk": [{"name": pk}]}
+    said = {"action": action, "lsn": "0/1", "schema": "public", "table": table, "pk": [{"name": pk}] if pk else []}
     said |= {"identity": given[:1]} if action == "D" else {"columns": given}
     return wal2json.decode(json.dumps(said).encode())
 
@@ -206,6 +206,16 @@ def test_a_part_that_was_renamed_unseen_is_found_and_no_other_one_is_taken_for_i
     found = tables.plan(line("I", "a", table="users_1"), 11)
     assert found is not None
     assert found.name == USERS
+
+
+def test_a_row_from_before_its_table_became_a_part_has_the_key_of_the_root() -> None:
+    catalog = SaidCatalog(shape("body", partitioned=True))
+    catalog.parts[PART] = USERS
+    tables = captured(users(), catalog)
+    change = line("I", "body", table="users_1", pk="")
+    plan = tables.plan(change, 5)
+    assert plan
+    assert plan.keys(change) == (b'{"id":1}', None)
 
 
 def test_a_truncated_part_is_no_truncated_table() -> None:
