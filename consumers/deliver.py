@@ -76,6 +76,7 @@ class Deliver:
         self._tend_at = 0.0
         self._due_at = math.inf  # when a delivery that we put off is due; what others put off is found within a second
         self._steady = False
+        self._heard = True
 
     def run(self) -> None:
         """Claim until a stop is requested, then end in order."""
@@ -86,7 +87,7 @@ class Deliver:
                 self._tend()
                 claimed = self._claim()
             except RetryableError as exc:
-                self._steady = False
+                self._steady = self._heard = False
                 patience.wait(exc)
                 continue
             patience.over()
@@ -105,6 +106,8 @@ class Deliver:
                 raise
 
     def _claim(self) -> bool:
+        if not self._heard:
+            self._give_back_unheard()
         in_work = [delivery.lane for delivery in list(self._held.values())]
         most, room = self._lanes.most(len(in_work)), self._lanes.room(in_work, time.monotonic())
         if not most or not room:
@@ -115,6 +118,12 @@ class Deliver:
             self._held[delivery.id] = delivery
             self._begun.put(delivery)
         return bool(claimed)
+
+    def _give_back_unheard(self) -> None:
+        """Let go of what was claimed when the ledger's answer was lost: nobody works at it, and a lease is long."""
+        if unheard := self._ledger.unheard(list(self._held)):
+            self._ledger.mark([Mark(leased, GivenBack(), leased.leased_by) for leased in unheard])
+        self._heard = True
 
     def _rest_s(self) -> float:
         """Tell how long there is nothing to do, unless someone wakes us."""

@@ -116,7 +116,8 @@ class Ledger:
     def claim(self, room: Mapping[str, int], rules: Sequence[str], most: int, lease_s: float) -> list[Delivery]:
         """Take due deliveries: at most `room` of each lane, `most` in all, of these rules only.
 
-        A crash just after: the lease runs out and they are pending again, the attempt spent.
+        A crash just after: the lease runs out and they are pending again, the attempt spent. An answer that was lost:
+        `unheard` has them.
         """
         rows = self._run(
             "claim",
@@ -135,6 +136,10 @@ class Ledger:
     def expired(self, rules: Sequence[str]) -> list[Leased]:
         """Find deliveries of these rules whose lease ran out."""
         return [Leased(*row) for row in self._run("expired", {"rules": list(rules)})]
+
+    def unheard(self, held: Sequence[int]) -> list[Leased]:
+        """Find what was claimed and is not among what the worker holds."""
+        return [Leased(*row) for row in self._run("unheard", {"held": list(held), "worker": self.worker})]
 
     def sending(self, ids: Sequence[int]) -> set[int]:
         """Record that the final dots of these mails are about to leave; give those that may.

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -68,12 +68,21 @@ def settings(**rule: object) -> Settings:
 class Worker:
     """What a consumer process runs beside its ingest."""
 
-    def __init__(self, dsn: str, name: str, effect: Effect, given: Settings, workers: int, lease_s: float) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        name: str,
+        effect: Effect,
+        given: Settings,
+        workers: int,
+        lease_s: float,
+        opened: type[Ledger] = Ledger,
+    ) -> None:
         self.stop = Stop()
         self.crew, self.writer = Crew(self.stop), Crew(self.stop)
         self.marks = Marks(partial(Ledger, dsn, "mail", name))
         self.deliver = Deliver(
-            ledger=Ledger(dsn, "mail", name),
+            ledger=opened(dsn, "mail", name),
             marks=self.marks,
             effect=effect,
             rules=Rules(given, "mail"),
@@ -116,11 +125,11 @@ def start(database: Database, ledger: Ledger) -> Iterator[Start]:
             workers: int = 3,
             lease_s: float = 60.0,
             fails: bool = False,
+            opened: type[Ledger] = Ledger,
             **rule: object,
         ) -> Worker:
-            return stack.enter_context(
-                running(Worker(database.dsn, name, effect, settings(**rule), workers, lease_s), fails)
-            )
+            worker = Worker(database.dsn, name, effect, settings(**rule), workers, lease_s, opened)
+            return stack.enter_context(running(worker, fails))
 
         yield one
 
@@ -329,6 +338,34 @@ def test_what_a_killed_worker_had_is_taken_over(ledger: Ledger, start: Start, da
     until_ended(ledger)
     assert states(database) == {1: "sent", 2: "unknown", 3: "sent"}
     assert [delivery.attempt for delivery in effect.sent if delivery.key == "a"] == [2]
+
+
+class Deaf(Ledger):
+    """A ledger whose answers to the first claims are lost, after their commits."""
+
+    lost = 0
+
+    def claim(self, room: Mapping[str, int], rules: Sequence[str], most: int, lease_s: float) -> list[Delivery]:
+        claimed = super().claim(room, rules, most, lease_s)
+        if claimed and self.lost < 2:
+            self.lost += 1
+            self.close()
+            raise ConnectionLost("it went away")
+        return claimed
+
+
+def test_what_was_claimed_when_the_answer_was_lost_is_tried_at_once_and_no_attempt_is_spent(
+    ledger: Ledger, start: Start, database: Database
+) -> None:
+    ledger.store([entry(lsn, f"k{lsn % 3}") for lsn in range(9)])
+    # It is the probe of a lane that failed: the next claim probes again.
+    paused = "INSERT INTO pgherald.lane (consumer, lane, failures, paused_until) VALUES ('mail', %s, 1, now())"
+    database.execute(paused, (LANE,))
+    effect = Effect()
+    start(effect, opened=Deaf)
+    until_ended(ledger)
+    assert len(effect.sent) == 9
+    assert database.execute("SELECT DISTINCT state, attempt FROM pgherald.delivery") == [("sent", 1)]
 
 
 def test_a_long_effect_keeps_its_lease(ledger: Ledger, start: Start, database: Database) -> None:

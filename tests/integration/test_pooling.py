@@ -86,11 +86,10 @@ def test_mails_leave_once_through_the_pool_and_when_it_dies(
     users = [f"user{lsn}@example.org" for lsn in range(1, 201)]
     with closing(Ledger(database.dsn, "mail", "test")) as ledger:
         ledger.store([registered(lsn, user) for lsn, user in enumerate(users, 1)])
-        # A claim whose answer was lost ends with its lease.
-        with mailing(settings(database, relay, ledger={"dsn": pooler.dsn}), lease_s=8.0):
+        with mailing(settings(database, relay, ledger={"dsn": pooler.dsn})):
             until(lambda: len(relay.accepted) > 20, 20, "some mails", every_s=0.001)
             pooler.kill()
             pooler.start()
-            until(lambda: ledger.unfinished() == 0, 60, "all mails to leave")
+            until(lambda: ledger.unfinished() == 0, 30, "all mails to leave")
     assert sorted(mail.recipients[0] for mail in relay.accepted) == sorted(users)
     assert set(states(database).values()) == {"sent"}

@@ -51,7 +51,7 @@ def registered(lsn: int, email: str | None, name: str | None = "Ada", rule: str 
 
 
 @contextmanager
-def mailing(given: Settings, lease_s: float = 60.0) -> Iterator[Deliver]:
+def mailing(given: Settings) -> Iterator[Deliver]:
     """Deliver what is in the ledger; a thread that failed fails the test."""
     stop, open_ledger = Stop(), partial(Ledger, given.ledger_dsn, "mail", "test")
     ledger, marks, crew, writer = open_ledger(), Marks(open_ledger), Crew(stop), Crew(stop)
@@ -63,7 +63,7 @@ def mailing(given: Settings, lease_s: float = 60.0) -> Iterator[Deliver]:
             effect=effect,
             rules=Rules(given, "mail"),
             lanes=open_lanes,
-            lease_s=lease_s,
+            lease_s=60.0,
             stop=stop,
         )
         writer.start("marks", marks.run)
