@@ -102,6 +102,8 @@ class Relation:
     has_wide_values: bool = True
     #: What the domains of the database are made of.
     domains: Mapping[str, str] = field(default_factory=dict)
+    #: Whether its changes are in the WAL: those of an UNLOGGED table or partition are not.
+    logged: bool = True
 
     @property
     def full_identity(self) -> bool:

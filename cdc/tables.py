@@ -199,6 +199,10 @@ def check_part(source: Source, name: TableName, root: TableName | None) -> None:
 def tell(planned: TablePlan) -> None:
     """Log how a table is captured: the columns that stay home above all."""
     relation = planned.relation
+    if not relation.logged:
+        effect = "its changes, or those of a partition, are not in the WAL: they never come"
+        remedy = f"ALTER TABLE {relation.name.sql()} SET LOGGED"
+        _log.warning("table_unlogged", table=planned.title, effect=effect, remedy=remedy)
     if not planned.key:
         what = "changes" if relation.full_identity else "inserts only,"
         _log.warning("table_without_key", table=planned.title, effect=f"{what} with a null key")

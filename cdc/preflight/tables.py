@@ -46,6 +46,13 @@ def look(connection: postgres.Connection, settings: Settings, table: SourceTable
         return
     left_out = ", ".join(sorted(set(planned.columns) - set(planned.written()))) or "none"
     yield Finding("ok", f"{name} is captured; columns that stay home: {left_out}")
+    if not relation.logged:
+        yield Finding(
+            "fault",
+            f"{name} or a partition of it is UNLOGGED",
+            "its changes are not in the WAL, so they would never come",
+            f"ALTER TABLE {name} SET LOGGED; (it rewrites the table, or do so for its partitions)",
+        )
     yield from _identity(connection, settings, relation, planned.written())
     yield from filters.unknown_columns(table, relation)
     yield from filters.lost_numbers(connection, relation, planned)

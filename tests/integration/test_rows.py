@@ -39,10 +39,11 @@ CREATE TABLE "App"."We ird.,*" (id int PRIMARY KEY, plan "App".plan, plans "App"
 CREATE TABLE parent (id int PRIMARY KEY, v int);
 CREATE TABLE child (id int PRIMARY KEY, parent int REFERENCES parent ON DELETE CASCADE ON UPDATE CASCADE);
 CREATE TABLE plain (id int PRIMARY KEY, v text);
+CREATE UNLOGGED TABLE unlogged (id int PRIMARY KEY);
 """
 TABLES = [
     *("pair covered deferred keyless keyless_full nothing by_index hides wide_key wide generated".split()),
-    *('"App"."We ird.,*"', "parent", "child", "plain"),
+    *('"App"."We ird.,*"', "parent", "child", "plain", "unlogged"),
 ]
 
 
@@ -164,6 +165,11 @@ def test_preflight_says_which_identities_tell_too_little_and_what_mends_them(dep
     for table in ("hides", "nothing"):
         assert f'ALTER TABLE "public"."{table}" REPLICA IDENTITY DEFAULT;' in said
     assert '"public"."deferred" has no primary key' in said
+
+
+def test_a_table_whose_changes_are_in_no_wal_is_a_fault_and_warned_of(deployment: Deployment) -> None:
+    assert '"public"."unlogged" or a partition of it is UNLOGGED' in deployment.run("preflight").stdout
+    assert '"event":"table_unlogged"' in deployment.folder.joinpath("capture-0.log").read_text()
 
 
 def test_a_key_that_is_stored_out_of_line_is_still_the_key(deployment: Deployment) -> None:
