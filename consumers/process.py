@@ -19,7 +19,7 @@ from cdc.runtime.errors import ConfigInvalid, FatalError, RetryableError, Servic
 from cdc.runtime.lifecycle import Stop
 from cdc.runtime.log import get_logger
 from cdc.runtime.settings import Settings
-from consumers import journal, lanes, old_rows, orphans, retention
+from consumers import journal, lanes, old_rows, one_cpu, orphans, retention
 from consumers.deliver import GRACE_S, Deliver
 from consumers.effects import ClosableEffect, Effects
 from consumers.ingest import Ingest
@@ -107,6 +107,8 @@ def _run(settings: Settings, name: str, rules: Rules, effect: ClosableEffect, st
     crew.start("orphans", partial(orphans.run, open_ledger(), rules.by_name, stop))
     crew.start("retention", partial(retention.run, open_ledger(), settings.ledger.retention_days, stop))
     crew.start("claim", deliver.run)
+    if not any(rule.target for rule in rules.by_name.values()):  # a user's function may need more, and start processes
+        crew.start("one-cpu", partial(one_cpu.stay, stop))
     while not stop.wait(3600):
         pass
     deliver.wake.set()
