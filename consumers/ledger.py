@@ -32,7 +32,8 @@ DOT_S = 5.0
 #: may be a pooler's.
 _ALONE_AT_MOST = "SET LOCAL idle_in_transaction_session_timeout = '5s'"
 
-_SQL = queries.load("ledger.sql") | queries.load("payloads.sql") | queries.load("operate.sql")
+_FILES = ("ledger.sql", "lost.sql", "payloads.sql", "operate.sql")
+_SQL = {name: query for file in _FILES for name, query in queries.load(file).items()}
 #: SQLSTATE classes of a value that a type can't hold, and of limits: text that is JSON but no jsonb.
 _UNFIT = ("22", "54")
 
@@ -195,6 +196,12 @@ class Ledger:
         elif delivery.lane_failures:
             # Without an answer nothing is known about the dependency yet: the lane stays as it is for the next probe.
             run("clear_lane" if is_answered(outcome) else "release_probe", lane)
+
+    def marked(self, marks: Sequence[Mark]) -> set[int]:
+        """Tell which of these outcomes are recorded although `mark` did not take them: its answer was lost before."""
+        ids, states = [mark.delivery.id for mark in marks], [mark.state for mark in marks]
+        attempts = [mark.delivery.attempt for mark in marks]
+        return {row[0] for row in self._run("marked", {"ids": ids, "states": states, "attempts": attempts})}
 
     @contextmanager
     def changing(self, queues: Sequence[Queue], *, drops_payloads: bool = False) -> Iterator[Run]:

@@ -144,13 +144,6 @@ WHERE leased_until < now() AND consumer = %(consumer)s AND rule = ANY (%(rules)s
 ORDER BY leased_until
 LIMIT 500
 
--- name: unheard
--- What this worker claimed without hearing of it: the answer went with the connection.
-SELECT id, rule, delivery.lane, key, state, attempt, leased_by, coalesce(known.failures, 0)
-FROM pgherald.delivery
-LEFT JOIN pgherald.lane AS known ON known.consumer = delivery.consumer AND known.lane = delivery.lane
-WHERE leased_until IS NOT NULL AND leased_by = %(worker)s AND state = 'claimed' AND id <> ALL (%(held)s)
-
 -- name: sending
 -- The permission for the final dot: it needs enough of the lease for it, and the worker's lease it must be.
 UPDATE pgherald.delivery SET state = 'sending'

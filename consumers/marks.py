@@ -93,9 +93,15 @@ class Marks:
         return dict.fromkeys(self._to_permit.insist(partial(self._permitting.sending, deliveries)), True)
 
     def _write(self, batch: Sequence[_Asked]) -> None:
-        kept = self._patience.insist(partial(self._ledger.mark, [asked.mark for asked in batch]))
+        kept = self._patience.insist(partial(self._record, [asked.mark for asked in batch]))
         for asked in batch:
             asked.answer(asked.mark.delivery.id in kept)
+
+    def _record(self, marks: Sequence[Mark]) -> set[int]:
+        kept = self._ledger.mark(marks)
+        rest = [mark for mark in marks if mark.delivery.id not in kept]
+        # Taken over, or this is asked again, as the answer was lost.
+        return kept | self._ledger.marked(rest) if rest else kept
 
     def _refuse_rest(self) -> None:
         """Answer what nobody will write any more. Whoever takes it from the queue does: each is answered once."""

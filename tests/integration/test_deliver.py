@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 import pytest
 
@@ -15,7 +16,7 @@ from cdc.runtime.lifecycle import Stop
 from cdc.runtime.settings import Settings
 from consumers.breaker import ALIKE_MAX
 from consumers.deliver import Deliver
-from consumers.delivery import Delivery, Planned
+from consumers.delivery import Delivery, Mark, Planned
 from consumers.lanes import Lane, Lanes
 from consumers.ledger import Ledger
 from consumers.marks import Marks
@@ -29,6 +30,7 @@ from tests.support.database import Database
 from tests.support.ledgers import LANE, RULES, assert_one_head_per_queue, entry, states
 from tests.support.servers import PostgresServer
 
+Answer = TypeVar("Answer", list[Delivery], set[int])
 Step = Callable[[Delivery, Callable[[], None]], None]
 
 
@@ -80,7 +82,7 @@ class Worker:
     ) -> None:
         self.stop = Stop()
         self.crew, self.writer = Crew(self.stop), Crew(self.stop)
-        self.marks = Marks(partial(Ledger, dsn, "mail", name))
+        self.marks = Marks(partial(opened, dsn, "mail", name))
         self.deliver = Deliver(
             ledger=opened(dsn, "mail", name),
             marks=self.marks,
@@ -341,21 +343,26 @@ def test_what_a_killed_worker_had_is_taken_over(ledger: Ledger, start: Start, da
 
 
 class Deaf(Ledger):
-    """A ledger whose answers to the first claims are lost, after their commits."""
+    """A ledger whose first answers are lost, after their commits."""
 
     lost = 0
 
     def claim(self, room: Mapping[str, int], rules: Sequence[str], most: int, lease_s: float) -> list[Delivery]:
-        claimed = super().claim(room, rules, most, lease_s)
-        if claimed and self.lost < 2:
+        return self._lose(super().claim(room, rules, most, lease_s), 2)
+
+    def mark(self, marks: Sequence[Mark]) -> set[int]:
+        return self._lose(super().mark(marks), 1)
+
+    def _lose(self, answer: Answer, times: int) -> Answer:
+        if answer and self.lost < times:
             self.lost += 1
             self.close()
             raise ConnectionLost("it went away")
-        return claimed
+        return answer
 
 
-def test_what_was_claimed_when_the_answer_was_lost_is_tried_at_once_and_no_attempt_is_spent(
-    ledger: Ledger, start: Start, database: Database
+def test_answers_that_are_lost_cost_no_time_and_no_attempt_and_are_not_taken_for_anothers(
+    ledger: Ledger, start: Start, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     ledger.store([entry(lsn, f"k{lsn % 3}") for lsn in range(9)])
     # It is the probe of a lane that failed: the next claim probes again.
@@ -366,6 +373,7 @@ def test_what_was_claimed_when_the_answer_was_lost_is_tried_at_once_and_no_attem
     until_ended(ledger)
     assert len(effect.sent) == 9
     assert database.execute("SELECT DISTINCT state, attempt FROM pgherald.delivery") == [("sent", 1)]
+    assert "delivery_taken_over" not in caplog.messages
 
 
 def test_a_long_effect_keeps_its_lease(ledger: Ledger, start: Start, database: Database) -> None:

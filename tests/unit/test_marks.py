@@ -33,6 +33,9 @@ class FakeLedger:
     def mark(self, marks: Sequence[Mark]) -> set[int]:
         return self._write([mark.delivery.id for mark in marks])
 
+    def marked(self, _: Sequence[Mark]) -> set[int]:
+        return set()
+
     def sending(self, ids: Sequence[int]) -> set[int]:
         return self._write(list(ids))
 
