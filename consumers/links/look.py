@@ -11,7 +11,7 @@ from consumers.links import pages
 from consumers.links.own import EVERY, FOLDER, SUFFIX, Pages
 from consumers.links.pages import Kind
 from consumers.mail import preview as mail
-from consumers.mail.render import locales
+from consumers.mail.render import ROOT_LOCALE, locales
 
 #: What stands before a page's name where a mail's template could stand.
 PREFIX = f"{FOLDER}/"
@@ -47,7 +47,7 @@ def preview(settings: Settings, page: str, locale: str = "", in_browser: bool = 
 def _strays(settings: Settings) -> Iterator[str]:
     """Find templates that no page has: a name mistyped is a page that stays as it was."""
     folder = settings.templates.path / FOLDER
-    places = {folder, *(folder / locale for locale in locales(folder))}
+    places = {folder, *(folder / locale for locale in locales(folder) if locale != ROOT_LOCALE)}
     for file in sorted(folder.rglob(f"*{SUFFIX}")):
         name = file.name.removesuffix(SUFFIX)
         place = f"templates, {file.relative_to(settings.templates.path)}"
@@ -56,7 +56,7 @@ def _strays(settings: Settings) -> Iterator[str]:
         if name not in (EVERY, *pages.ALL):
             yield f"{place}: there is no such page. {_known()}"
         elif file.parent not in places:
-            yield f"{place}: its folder is no locale"
+            yield f"{place}: its folder is no locale, or that of English, which stands in {FOLDER} itself"
 
 
 def _known() -> str:

@@ -94,6 +94,7 @@ def test_a_page_may_show_its_own_styles_and_the_images_of_its_site_and_nothing_e
         ({"verified": FRAME + "<img src='//app.example.org/x.png'>"}, "<img src> with a host"),
         ({"verifed": FRAME}, "_pages/verifed.html.j2: there is no such page. Pages are ask_verify, verified,"),
         ({"deutsch__verified": FRAME}, "_pages/deutsch/verified.html.j2: its folder is no locale"),
+        ({"en__verified": FRAME}, "_pages/en/verified.html.j2: its folder is no locale, or that of English"),
     ],
 )
 def test_a_fault_of_a_page_is_found_and_named(write: Write, files: dict[str, str], fault: str) -> None:
