@@ -16,6 +16,7 @@ import msgspec
 
 #: A table is as wide as its rows want, so it is made of so many at a time: however many there are, memory stays flat.
 _TABLE_ROWS = 1000
+_LINE_MAX = 10_000
 
 
 def print_json(document: object) -> None:
@@ -54,12 +55,15 @@ def _json(document: object) -> str:
 def print_table(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
     """Print the named columns of rows, however many, as one table after another."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    console, rest = Console(), iter(rows)
+    # A program or a pager takes lines of any length; a cell is never cut, as a key is what other commands take.
+    console = Console() if sys.stdout.isatty() else Console(width=_LINE_MAX)
+    rest = iter(rows)
     page = list(islice(rest, _TABLE_ROWS))
     while True:
-        table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+        folding = (Column(name, overflow="fold") for name in columns)
+        table = Table(*folding, box=None, header_style="bold", pad_edge=False)
         for row in page:
             # Values are the users': markup in them is text.
             table.add_row(*(text(row[column]).replace("[", r"\[") for column in columns))
@@ -69,12 +73,13 @@ def print_table(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) ->
 
 
 def text(value: object) -> str:
-    """Write a value for people."""
+    """Write a value for people. It may be anyone's: what would steer the terminal is shown as its code."""
     if value is None:
         return ""
     if isinstance(value, datetime):
         return value.astimezone().strftime("%Y-%m-%d %H:%M:%S")
-    return msgspec.json.encode(value).decode() if isinstance(value, dict | list) else str(value)
+    written = msgspec.json.encode(value).decode() if isinstance(value, dict | list) else str(value)
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in written)
 
 
 @contextmanager

@@ -91,6 +91,21 @@ def test_people_see_a_table_with_the_reason_and_no_markup(kept: Ledger, settings
     assert "550 5.1.1 no such user" in output
 
 
+def test_what_a_row_holds_neither_steers_the_terminal_nor_is_cut(kept: Ledger, settings: Path) -> None:
+    key = "\x1b[31m\u202e\n" + "k" * 300
+    kept.store([entry(1, key)])
+    (row,) = listed(settings)
+    assert row["key"] == key
+    for output in (run(deliveries, settings, "list").output, run(deliveries, settings, "show", str(row["id"])).output):
+        assert "\\x1b[31m\\u202e\\n" + "k" * 300 in output
+
+
+def test_a_key_is_found_however_its_json_is_written(kept: Ledger, settings: Path) -> None:
+    kept.store([entry(1, '{"id":"a"}')])
+    assert len(listed(settings, "--key", '{ "id": "\\u0061" }')) == 1
+    assert len(listed(settings, "--key", '{"id":"b"}')) == 0
+
+
 def test_filters_choose(kept: Ledger, settings: Path) -> None:
     kept.store([entry(1, "a"), entry(2, "b"), entry(3, "c")])
     end(kept, Sent({}), Dead(REFUSED))
