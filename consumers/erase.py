@@ -6,13 +6,11 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import msgspec
-
 from cdc.contract.topics import table_topic
 from cdc.runtime.errors import RetryableError
 from cdc.runtime.settings import Settings
 from consumers.audit import pseudonym
-from consumers.operations import Filter, Operations, Row
+from consumers.operations import Filter, Operations, Row, as_kafka_writes
 from consumers.operator import Operator
 
 #: What is being delivered at this moment ends first, and is waited for so long.
@@ -77,11 +75,3 @@ class Erasure:
         yield "the row in the application: delete it there, then run this once more when its events have passed"
         yield "a hash of the address on the suppression list, if it is there: `pgherald suppression remove ADDRESS`"
         yield "backups and WAL of the ledger's database, and what relays and services know"
-
-
-def as_kafka_writes(key: str) -> str:
-    """Write a key as the reader does: JSON without blanks. What is no JSON is looked for as it is."""
-    try:
-        return msgspec.json.encode(msgspec.json.decode(key)).decode()
-    except msgspec.MsgspecError:
-        return key

@@ -17,7 +17,7 @@ from cdc.runtime.fields import parse_duration, parse_rate
 from cdc.runtime.settings import Settings
 from consumers import audit, console
 from consumers import lanes as lanes_of
-from consumers.operations import Filter, Operations
+from consumers.operations import Filter, Operations, as_kafka_writes
 from consumers.operator import Operator, Pages
 
 _STATES = ("pending", "claimed", "sending", "sent", "skipped", "unknown", "dead", "cancelled")
@@ -229,9 +229,9 @@ def resume(settings: Settings, lane: str) -> None:
 
 
 def _wanted(given: Mapping[str, Any]) -> Filter:
-    names = ("rule", "lane", "key", "since", "where")
-    chosen = {name: given[name] for name in names}
-    return Filter(ids=list(given.get("ids", ())) or None, states=list(given["states"]) or None, **chosen)
+    chosen = {name: given[name] for name in ("rule", "lane", "since", "where")}
+    key = None if given["key"] is None else as_kafka_writes(given["key"])
+    return Filter(ids=list(given.get("ids", ())) or None, states=list(given["states"]) or None, key=key, **chosen)
 
 
 def _chosen(given: Mapping[str, Any], states: Sequence[str]) -> Filter:

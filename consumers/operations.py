@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+import msgspec
+
 from cdc.runtime import postgres
 from cdc.runtime.errors import ConfigInvalid, FatalError, ServiceError
 from consumers import condition, queries
@@ -32,6 +34,14 @@ class Filter:
     key: str | None = None
     since: datetime | None = None
     where: str = "true"
+
+
+def as_kafka_writes(key: str) -> str:
+    """Write a key as the reader does: JSON without blanks. What is no JSON is looked for as it is."""
+    try:
+        return msgspec.json.encode(msgspec.json.decode(key)).decode()
+    except msgspec.MsgspecError:
+        return key
 
 
 class Operations:
