@@ -160,7 +160,7 @@ def _print(answer: dict[str, Any], as_json: bool) -> None:
         if isinstance(value, list):
             click.secho(name, bold=True)
             for row in value:
-                click.echo("  " + "  ".join(f"{key}={item}" for key, item in row.items()))
+                click.echo("  " + "  ".join(f"{key}={item}" for key, item in row.items() if item is not None))
         elif isinstance(value, dict):
             click.secho(name, bold=True)
             for key, item in value.items():

@@ -160,6 +160,8 @@ def erase(settings: Settings, key: str, is_dry_run: bool, as_json: bool) -> None
 
     with closing(Erasure(settings, console.who())) as erasure:
         found = erasure.look(key) if is_dry_run else erasure.erase(key)
+    if not found["deliveries"]:
+        click.echo("no delivery has this key: write it as `pgherald deliveries list` shows it", err=True)
     if as_json:
         console.print_json(found)
         return

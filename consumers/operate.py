@@ -151,6 +151,8 @@ def cancel(settings: Settings, **given: Any) -> None:
     \b
     pgherald deliveries cancel --rule welcome --since 1h
     """
+    if set(given["states"]) - {"pending"}:
+        raise click.UsageError("only what is pending can be cancelled; what is finished: `pgherald deliveries purge`")
     _change(
         settings,
         _chosen(given, ("pending",)),
@@ -256,6 +258,9 @@ def _change(
         total, last = sum(row["count"] for row in reasons), max((row.pop("last") for row in reasons), default=0)
         if not given["as_json"]:
             _print_reasons(reasons, total)
+        if missed := len(set(wanted.ids or ())) - total if wanted.ids else 0:
+            states = " or ".join(wanted.states or ())
+            click.echo(f"{missed} of the ids are not there, or not {states}: `pgherald deliveries show ID`", err=True)
         changed = 0
         if not given["is_dry_run"]:
             # Up to what was counted: what is planned meanwhile was not chosen.

@@ -35,7 +35,8 @@ FROM page AS delivery LEFT JOIN pgherald.event USING (event_id)
 ORDER BY delivery.id
 
 -- name: show
-SELECT delivery.*, topic, partition, record_offset, committed_at, envelope, raw IS NOT NULL AS has_raw, (
+SELECT delivery.*, topic, partition, record_offset, committed_at, envelope, raw IS NOT NULL AS has_raw,
+    encode(raw_key, 'escape') AS raw_key, raw_headers, encode(substring(raw FOR 1000), 'escape') AS raw_begins, (
     SELECT jsonb_agg(jsonb_build_object('at', at, 'who', who, 'command', command, 'was', was) ORDER BY operation.id)
     FROM pgherald.operation_delivery JOIN pgherald.operation ON operation.id = operation_id
     WHERE delivery_id = delivery.id
@@ -150,8 +151,13 @@ RETURNING lane
 -- name: resume
 UPDATE pgherald.lane
 SET paused_until = NULL, failures = 0, reason = NULL, paused_by = NULL, alike = NULL, alike_keys = '{}'
-WHERE consumer = %(consumer)s AND lane = %(lane)s
-RETURNING lane
+FROM (
+    SELECT lane, failures > 0 OR paused_until > clock_timestamp() AS was_paused FROM pgherald.lane
+    WHERE consumer = %(consumer)s AND lane = %(lane)s
+    FOR UPDATE
+) AS before
+WHERE consumer = %(consumer)s AND lane.lane = before.lane
+RETURNING was_paused
 
 -- name: states
 SELECT consumer, rule, state, count(*) FROM pgherald.delivery GROUP BY 1, 2, 3 ORDER BY 1, 2, 3

@@ -83,9 +83,9 @@ class Operator:
             self._of(consumer).ask("pause", {"lane": lane, "reason": reason, "by": self._who})
 
     def resume(self, consumer: str, lane: str) -> bool:
-        """End a pause, whoever made it; tell whether there was a lane of this name."""
+        """End a pause, whoever made it; tell whether there was one."""
         with self.noted("lanes resume", {"lane": lane}, count=lambda: 1):
-            return bool(self._of(consumer).ask("resume", {"lane": lane}))
+            return (True,) in self._of(consumer).ask("resume", {"lane": lane})
 
     @contextmanager
     def noted(self, command: str, asked: Mapping[str, object], count: Callable[[], int] = lambda: 0) -> Iterator[int]:

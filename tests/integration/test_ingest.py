@@ -18,6 +18,7 @@ from cdc.runtime.settings import Settings
 from consumers.ingest import Ingest
 from consumers.ledger import Ledger
 from consumers.migrations import migrate
+from consumers.operations import Operations
 from consumers.process import Crew
 from consumers.rules import Rules
 from deploy.local.net import until
@@ -209,6 +210,10 @@ def test_a_record_that_does_not_decode_is_kept_and_the_next_flows(
     assert [(each.key, each.value, each.headers) for each in kept if each] == [
         (record["key"], record["value"], record.get("headers", [])) for record in bad
     ]
+    with closing(Operations(database.dsn)) as operations:
+        (number,) = database.execute("SELECT min(id) FROM pgherald.delivery WHERE rule = '(undecodable)'")[0]
+        shown = operations.show(number) or {}
+    assert (shown["raw_key"], shown["raw_begins"]) == ("k", "\\000\\377\\376")
 
 
 def test_a_record_of_ten_megabytes_is_kept_or_planned_and_the_next_flows(

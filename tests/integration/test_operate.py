@@ -209,6 +209,16 @@ def test_cancel_ends_what_is_pending_and_lets_the_next_come(kept: Ledger, settin
     assert_one_head_per_queue(database)
 
 
+def test_ids_that_a_change_does_not_concern_are_said(kept: Ledger, settings: Path) -> None:
+    kept.store([entry(1)])
+    (row,) = listed(settings)
+    assert "1 of the ids are not there, or not dead or unknown" in run(deliveries, settings, "replay", "999").output
+    end(kept, Dead(REFUSED))
+    cancelled = run(deliveries, settings, "cancel", str(row["id"]))
+    assert "1 of the ids are not there, or not pending" in cancelled.output
+    assert run(deliveries, settings, "cancel", "--state", "dead").exit_code == 2
+
+
 def test_a_paused_lane_is_not_claimed_until_it_is_resumed(kept: Ledger, settings: Path) -> None:
     kept.store([entry(1)])
     run(lanes, settings, "pause", LANE, "--reason", "relay moves")
@@ -217,7 +227,8 @@ def test_a_paused_lane_is_not_claimed_until_it_is_resumed(kept: Ledger, settings
     assert (lane["lane"], lane["paused"], lane["reason"], lane["unfinished"]) == (LANE, True, "relay moves", 1)
     assert lane["rate_per_process"] is None
     assert "relay moves" in run(lanes, settings, "list").output
-    run(lanes, settings, "resume", LANE)
+    assert "goes on" in run(lanes, settings, "resume", LANE).output
+    assert "was not paused" in run(lanes, settings, "resume", LANE).output
     assert len(kept.claim({LANE: 1}, RULES, 1, 60)) == 1
 
 
@@ -439,7 +450,9 @@ def test_an_erasure_says_what_stays_elsewhere(kept: Ledger, settings: Path, data
     assert "t.public.User" in dry
     assert "on the suppression list" in dry
     assert states(database) == {1: "pending"}
-    assert "erased: 0 deliveries" in run(erase, settings, "nobody").output
+    nobody = run(erase, settings, "nobody").output
+    assert "erased: 0 deliveries" in nobody
+    assert "no delivery has this key" in nobody
 
 
 def test_an_erasure_waits_for_what_is_being_delivered(kept: Ledger, settings: Path, database: Database) -> None:
