@@ -137,6 +137,8 @@ def why(exc: Exception) -> str:
         return "it did not answer in time"
     if isinstance(exc, smtplib.SMTPServerDisconnected):
         return "it hung up"
+    if isinstance(exc, smtplib.SMTPException):
+        return "it does not offer what we know"
     if isinstance(exc, ssl.SSLError):
         return f"TLS failed ({exc.reason or 'cut off'})"
     return str(getattr(exc, "strerror", None) or type(exc).__name__)

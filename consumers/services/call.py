@@ -33,6 +33,11 @@ _GONE = 410
 _NO_REDIRECT = "Redirects are not followed: put the final address into the settings"
 #: An answer's body is read so that the connection can be used again, up to here, and thrown away.
 _BODY_MAX_BYTES = 64 * 1024
+_WHY = {
+    httpx.TimeoutException: "not in time",
+    httpx.RemoteProtocolError: "it hung up, or sent what is no HTTP",
+    httpx.NetworkError: "the line broke",
+}
 
 
 class Client:
@@ -181,5 +186,9 @@ def _no_answer(service: str) -> Iterator[None]:
     except httpx.ConnectError as exc:
         raise DependencyDown(f"{service} can't be reached: {exc}") from exc
     except httpx.TransportError as exc:
-        # Not its text: it may quote what the service sent.
-        raise DependencyDown(f"{service} gave no answer: {type(exc).__name__}") from exc
+        raise DependencyDown(f"{service} gave no answer: {_why(exc)}") from exc
+
+
+def _why(exc: httpx.TransportError) -> str:
+    """Say what failed, but not by its text: that may quote what the service sent."""
+    return next((words for kind, words in _WHY.items() if isinstance(exc, kind)), type(exc).__name__)

@@ -170,12 +170,12 @@ def test_an_answer_is_classified_and_a_redirect_is_not_followed(
     assert len(endpoint.requests) == 1
 
 
-@pytest.mark.parametrize("fault", [Fault.DROP, Fault.HANG])
+@pytest.mark.parametrize(("fault", "says"), [(Fault.DROP, "it hung up"), (Fault.HANG, "not in time")])
 def test_a_service_that_does_not_answer_is_down_and_is_called_once(
-    endpoint: Endpoint, connect: Connect, fault: Fault
+    endpoint: Endpoint, connect: Connect, fault: Fault, says: str
 ) -> None:
     endpoint.script.next("any", fault)
-    with pytest.raises(DependencyDown, match="storage gave no answer"):
+    with pytest.raises(DependencyDown, match=f"storage gave no answer: {says}"):
         connect(endpoint.url, timeout="300ms")(delivery(), nothing)
     assert len(endpoint.requests) == 1
 

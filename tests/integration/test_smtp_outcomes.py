@@ -278,7 +278,7 @@ def refuse(*_: object) -> AuthResult:
     ("server", "client", "says"),
     [
         ({"authenticator": refuse, "auth_require_tls": False}, {"username": "app", "password": "pw"}, "535"),
-        ({}, {"username": "app", "password": "pw"}, "AUTH"),
+        ({}, {"username": "app", "password": "pw"}, "AUTH: it does not offer"),
         ({}, {"security": "starttls"}, "STARTTLS"),
         ({}, {"security": "tls"}, "TLS failed"),
     ],
