@@ -45,8 +45,8 @@ class Losses:
         with self._lock:
             again = self._note(identity)
             if again >= times:
-                message = f"at this one, and not at others: {error.message}"
-                return Deferred(message, retry_after_s=error.retry_after_s, **error.fields)  # type: ignore[arg-type]
+                hint, wait_s = "At this one, and not at others", error.retry_after_s
+                return Deferred(error.message, hint=hint, retry_after_s=wait_s, **error.fields)
             self._in_a_row += 1
             if self._taken and self._in_a_row < _IN_A_ROW:
                 rest_s = min(2.0**again, _REST_MAX_S)
