@@ -113,6 +113,11 @@ class Slot:
             raise cannot_create(exc) from exc
         return Created(parse_lsn(consistent), snapshot)
 
+    def cancel(self) -> None:
+        """Break off what another thread asks of the connection. Safe from any thread."""
+        with postgres.errors():
+            self._connection.cancel()
+
     def start_lsn(self, connection: postgres.Connection) -> int:
         """Ask where the stream begins: what was last confirmed."""
         query = "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = %s"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing
 from typing import NamedTuple
 
@@ -25,13 +26,14 @@ from cdc.rows import TablePlan, plan
 from cdc.runtime import postgres
 from cdc.runtime.errors import AccessDenied, PermanentError, PositionMismatch, SlotInUse
 from cdc.runtime.fields import TableName
-from cdc.runtime.lifecycle import Stop
+from cdc.runtime.lifecycle import Stop, Stopped
 from cdc.runtime.log import get_logger
 from cdc.runtime.settings import Settings
 from cdc.slot import Created, Slot, session_options
 from cdc.wal2json import OPTIONS
 
 _log = get_logger("capture")
+_LOOK_S, _TELL_AFTER_S = 0.2, 5.0
 #: All tables of the ledger; not that of commands, which capture reads.
 _LEDGER = "migration event delivery lane operation operation_delivery suppression link_use".split()
 
@@ -93,7 +95,7 @@ def open_session(settings: Settings, opened: ExitStack, stop: Stop, tries: Count
     options = slot_options(settings, partitioned=wide)
     with closing(connect(settings)) as copying:
         # The exported snapshot ends with the next replication command: take it over before streaming starts.
-        exported = None if slot.exists(connection, held.name) else _create(settings, held, publisher, cluster)
+        exported = None if slot.exists(connection, held.name) else _create(settings, held, publisher, cluster, stop)
         seen = snapshot.begin(copying, exported.snapshot_name) if exported else None
         held.start(origins.resolved(options, connection, settings.source.skip_origins))
         for planned in plans:
@@ -176,7 +178,7 @@ def table_plans(settings: Settings, connection: postgres.Connection) -> list[Tab
     return plans
 
 
-def _create(settings: Settings, held: Slot, publisher: Publisher, cluster: Cluster) -> Created:
+def _create(settings: Settings, held: Slot, publisher: Publisher, cluster: Cluster, stop: Stop) -> Created:
     """Announce the slot in Kafka, then make it: a slot without a record is then never one of a first start.
 
     A crash between the two: the next start finds the announcement and makes the slot. A rival that starts at the same
@@ -189,9 +191,28 @@ def _create(settings: Settings, held: Slot, publisher: Publisher, cluster: Clust
         resume.check(known, cluster, options, slot_exists=False)
     else:
         publisher.commit(topic, key, msgspec.json.encode(resume.first_record(cluster, options)))
-    created = held.create()
+    created = _made(held, stop)
     _log.info("slot_created", slot=held.name, lsn=format_lsn(created.consistent_lsn))
     return created
+
+
+def _made(held: Slot, stop: Stop) -> Created:
+    """Make the slot, which waits for whoever is writing. Raises Stopped.
+
+    In a thread of its own: while libpq waits, no signal is heard.
+    """
+    began_at, told = time.monotonic(), False
+    with ThreadPoolExecutor(1) as waiting:
+        making = waiting.submit(held.create)
+        while not wait([making], _LOOK_S).done:
+            if stop.requested:
+                held.cancel()
+            elif not told and time.monotonic() - began_at > _TELL_AFTER_S:
+                told = True
+                _log.warning("slot_waits", see="pg_stat_activity.backend_xid, pg_prepared_xacts")
+    if stop.requested:
+        raise Stopped
+    return making.result()
 
 
 def _resume(settings: Settings, cluster: Cluster, options: dict[str, str], slot_lsn: int) -> Resume:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -81,6 +81,18 @@ def test_an_idle_slot_moves_on_while_another_database_and_an_uncaptured_table_wr
     end = end_of_wal(deployment.database)
     until(lambda: confirmed_past(deployment, end), 20, "the slot to move past an uncaptured table's WAL")
     assert deployment.events() == []
+
+
+def test_a_slot_that_waits_for_writers_says_so_and_the_reader_can_be_stopped(deployment: Deployment) -> None:
+    with closing(deployment.database.connect()) as session, session.cursor() as cursor:
+        cursor.execute("BEGIN; SELECT pg_current_xact_id()")
+        reader = deployment.start("capture")
+        until(lambda: reader.said("slot_waits"), 30, "the reader to say what it waits for")
+        assert reader.stop() == 0
+    assert (
+        deployment.database.execute("SELECT FROM pg_replication_slots WHERE slot_name = %s", (deployment.name,)) == []
+    )
+    deployment.capture()
 
 
 def test_status_tells_how_old_the_first_change_is_that_is_not_confirmed(deployment: Deployment) -> None:
