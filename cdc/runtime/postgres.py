@@ -86,7 +86,8 @@ def classify(exc: psycopg2.Error) -> ServiceError:
         return ConnectionLost("PostgreSQL ended the replication stream", sqlstate=code)
     if code in ("55000", "42704"):
         return SlotLost(f"the slot can't be read: {text}", sqlstate=code)
-    return _Unclassified(f"PostgreSQL: SQLSTATE {code or 'none'} ({type(exc).__name__})", sqlstate=code)
+    what = f"PostgreSQL: SQLSTATE {code or 'none'} ({type(exc).__name__})"
+    return _Unclassified(what, hint="PostgreSQL's own log says what it was", sqlstate=code)
 
 
 def _lost_hint(text: str) -> str:
