@@ -134,7 +134,7 @@ class Backfill:
         rows = {row.key: row.after for row in chunk.rows if row.key is not None and row.key not in known}
         true = self._window.still_true(chunk.visible, chunk.plan.topic, rows)
         self._window.forget(chunk.visible)
-        self._publish(chunk, [row._replace(after=true[row.key]) for row in chunk.rows if row.key in true], lsn)
+        self._publish(chunk, [replace(row, after=true[row.key]) for row in chunk.rows if row.key in true], lsn)
 
     def _ask_next(self) -> None:
         if not self._state.tables or self._state.paused:
@@ -173,7 +173,8 @@ class Backfill:
         )
         marker = "recovery" if chunk.reading.why == "recovery" else "incremental"
         now_ns = time.time_ns()
-        self._publisher.publish(envelopes.event(row, marker, now_ns) for row in rows)
+        for row in rows:
+            self._publisher.publish(envelopes.event(row, marker, now_ns))
         self._after = chunk.upto
         self._set(progress.advanced(self._state, chunk.upto if is_resumable(chunk.plan) else (), len(rows)))
         if chunk.ends:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import ExitStack
 
 from cdc import command, wal2json
 from cdc.contract.event import Event
 from cdc.contract.position import Position, Reading, Witness, parse_lsn
+from cdc.cutting import ACTION
 from cdc.lag import Lag
 from cdc.routing import OWN_PREFIX
 from cdc.runtime import metrics
@@ -32,10 +32,8 @@ _log = get_logger("capture")
 _FEW_EVENTS, _FEW_EVERY_S = 64, 0.005
 #: ... and many wait to be more: a commit costs as much as hundreds of events.
 _MANY_AGE_S = 0.025
-#: Whatever comes, a Kafka transaction ends when it is this old or this large: visibility and memory stay bounded.
+#: Whatever comes, a Kafka transaction ends when it is this old: visibility stays bounded.
 _MAX_AGE_S = 0.1
-_MAX_EVENTS = 10_000
-_MAX_BYTES = 8_000_000
 _BURST = 256
 _COMMIT = b'{"action":"C"'
 _STANDBY_EVERY_S = 1.0
@@ -59,8 +57,8 @@ class Stream:
         self._complete = True
         self._caught_up = False
         self._begun_us = 0
-        #: How the C line of the open transaction ends: it says nothing else that is not known.
-        self._ending = b""
+        #: How the C line of the open transaction ends, which is how its B line does; none ends so before the first.
+        self._ending = b"{"
         #: Of the last change that was published: its transaction's end and when that was committed.
         self._published: tuple[int, int] | None = None
         self._oldest_us = 0
@@ -93,25 +91,30 @@ class Stream:
 
     def _read_burst(self) -> bool:
         """Read and publish while there is something; tell whether there may be more."""
-        checkpoint, now_ns = self._slot.checkpoint, time.time_ns()
-        for _ in range(_BURST):
-            if checkpoint.must_drain or self._is_full():
-                self._commit()
-                self._slot.confirm(now=checkpoint.must_drain)
-            message = self._slot.read()
-            if message is None:
-                return False
-            self._take(*message, now_ns)
-        return True
+        checkpoint, now_ns, left = self._slot.checkpoint, time.time_ns(), _BURST
+        self._make_room()
+        for message in self._slot.messages(_BURST):
+            left -= 1
+            self._take(message.payload, message.data_start, now_ns)
+            if checkpoint.must_drain or self._publisher.is_full:
+                self._make_room()
+        return not left
+
+    def _make_room(self) -> None:
+        """Commit what must be in Kafka before anything else is read."""
+        must_drain = self._slot.checkpoint.must_drain
+        if must_drain or self._publisher.is_full:
+            self._commit()
+            self._slot.confirm(now=must_drain)
 
     def _take(self, line: bytes, data_start: int, now_ns: int) -> None:
         """Publish what one line says, unless the last position covers it."""
         self._index += 1
-        event = self._router.quick(line, self._index, now_ns)
+        event = self._router.quick(line, data_start, self._index, now_ns)
         if event is None:
             self._interpret(line, data_start, now_ns)
         elif self._caught_up and self._skip is None and not self._backfill.active:
-            self._send((event,))  # nothing else is to be asked of most rows
+            self._send(event)  # nothing else is to be asked of most rows
         else:
             self._publish([event], Position(self._lsn, self._index))
 
@@ -122,7 +125,7 @@ class Stream:
         try:
             change = wal2json.decode(line)
             if isinstance(change, Begin):
-                self._begin(change)
+                self._begin(change, line)
                 return
             position = self._position_of(change, data_start)
             if isinstance(change, RowChange | Truncate) and command.is_own(change):
@@ -145,15 +148,16 @@ class Stream:
         if events and self._is_new(position) and not self._is_skipped(position):
             if reading:
                 self._backfill.published(events)
-            self._send(events)
+            for event in events:
+                self._send(event)
 
-    def _send(self, events: Sequence[Event]) -> None:
+    def _send(self, event: Event) -> None:
         if not self._oldest_us:
             self._oldest_us = self._begun_us
             lag.read(self._begun_us)
         if self._begun_us:
             self._published = self._lsn, self._begun_us
-        self._publisher.publish(events)
+        self._publisher.publish(event)
 
     def _is_new(self, position: Position) -> bool:
         """Tell whether a change is not yet in Kafka; behind the first such one all are."""
@@ -164,9 +168,9 @@ class Stream:
         if self._resume.is_new(position) and (asked := command.read(change)):
             self._backfill.obey(asked)
 
-    def _begin(self, change: Begin) -> None:
+    def _begin(self, change: Begin, line: bytes) -> None:
         self._lsn, self._index, self._complete = parse_lsn(change.nextlsn), 0, False
-        self._ending = b'"nextlsn":"%b"}' % change.nextlsn.encode()
+        self._ending = line[ACTION.stop :]
         self._xid, self._begun_us = change.xid, self._router.begin(change, self._lsn)
         if self._resume.unmet:
             self._resume.meet(self._lsn, self._begun_us)
@@ -188,15 +192,12 @@ class Stream:
         began_at, now_s = self._publisher.began_at, time.monotonic()
         if began_at is None:
             return False
-        if self._is_full() or now_s - began_at >= _MAX_AGE_S:
+        if self._publisher.is_full or now_s - began_at >= _MAX_AGE_S:
             return True
         if self._publisher.events > _FEW_EVENTS:
             return idle and now_s - began_at >= _MANY_AGE_S
         # The rest of a transaction that has just begun to come is on its way.
         return idle and now_s - (self._committed_at if self._complete else began_at) >= _FEW_EVERY_S
-
-    def _is_full(self) -> bool:
-        return self._publisher.events >= _MAX_EVENTS or self._publisher.size_bytes >= _MAX_BYTES
 
     def _commit(self) -> None:
         """Commit events and position together, then let the slot know.

@@ -19,13 +19,14 @@ from cdc.values import FAULTS, FromToken
 _json = msgspec.json.encode
 _NULL = b"null"
 _NEXT = b'},{"name":'
-_COLUMNS = b',"columns":[{"name":'
 _IDENTITY = b'}],"identity":[{"name":'
 _KEY = b'}],"pk":[{"name":'
-_LSN = b',"lsn":"'
-_INSERT, _UPDATE = b'{"action":"I"', b'{"action":"U"'
-#: The shortest that stands before them: an action, a transaction's id, a timestamp; and an LSN.
-_LSN_AT, _TABLE_AT = 50, 60
+
+#: Where a line names its action, and what it says of it.
+ACTION = slice(11, 12)
+INSERT, UPDATE = b"I", b"U"
+#: What stands between a line's table and its columns.
+COLUMNS = b',"columns":[{"name":'
 
 
 class Written(NamedTuple):
@@ -38,19 +39,13 @@ class Written(NamedTuple):
     from_token: FromToken
 
 
-#: An insert or update: its op, LSN, key, old row, and the new row's values as `Cutter.after` takes them.
-Cut = tuple[str, int, bytes, bytes, list[bytes]]
+#: The key of an insert or update, its old row, and the new row's values as `Cutter.after` takes them.
+Cut = tuple[bytes, bytes, list[bytes]]
 
 
 def table_of(schema: str, table: str) -> bytes:
-    """Write a table as it stands in its lines."""
+    """Write a table as it stands in its lines, before COLUMNS."""
     return b',"schema":%b,"table":%b' % (_json(schema), _json(table))
-
-
-def table_in(line: bytes) -> bytes:
-    """Give the part of a line that names its table; empty where it has no columns."""
-    start = line.find(b',"schema":', _TABLE_AT)
-    return line[start : line.find(_COLUMNS, start)] if start > 0 else b""
 
 
 class Cutter:
@@ -72,40 +67,28 @@ class Cutter:
         listed = (b'%b,"type":%b' % (_json(columns[at].name), _json(columns[at].type)) for at in self._primary)
         self._tail = _KEY + _NEXT.join(listed) + b"}]}"
 
-    def cut(self, line: bytes) -> Cut | None:
-        """Render a line; None when it has not this shape, changes a key or holds a value that can't be written."""
-        if not line.endswith(self._tail) or not _is_text(line):
-            return None
-        lsn_at = line.find(_LSN, _LSN_AT) + len(_LSN)
-        high, _, low = line[lsn_at : line.find(b'"', lsn_at)].partition(b"/")
-        columns = line[line.find(_COLUMNS, lsn_at) + len(_COLUMNS) : -len(self._tail)]
-        try:
-            lsn = int(high, 16) << 32 | int(low, 16)
-            if line.startswith(_INSERT):
-                return self._insert(lsn, columns)
-            return self._update(lsn, *columns.partition(_IDENTITY)) if line.startswith(_UPDATE) else None
-        except FAULTS:
-            return None
+    def cut(self, action: bytes, columns: bytes) -> Cut | None:
+        """Render an insert or update from what stands behind COLUMNS in its line.
 
-    def _insert(self, lsn: int, columns: bytes) -> Cut | None:
+        None when it has not this shape, changes a key or holds a value that can't be written.
+        """
+        if not columns.endswith(self._tail) or not (columns.isascii() or _is_text(columns)):
+            return None
+        columns, older = columns[: -len(self._tail)], b""
+        if action == UPDATE:
+            columns, _, older = columns.partition(_IDENTITY)
         new = self._tokens(columns)
         if new is None:
             return None
-        self._render(new)
-        return "c", lsn, self._key % self._key_of(new), _NULL, new
-
-    def _update(self, lsn: int, columns: bytes, identity: bytes, older: bytes) -> Cut | None:
-        new = self._tokens(columns)
-        if new is None or not identity:
+        try:
+            before = _NULL if action == INSERT else self._old(older, new)
+            self._render(new)
+        except FAULTS:
             return None
-        before = self._old(older, new)
-        if before is None:
-            return None
-        self._render(new)
-        return "u", lsn, self._key % self._key_of(new), before, new
+        return None if before is None else (self._key % self._key_of(new), before, new)
 
     def _old(self, older: bytes, new: Sequence[bytes]) -> bytes | None:
-        """Write the old row, null where the line has only its key; None when the key changed."""
+        """Write the old row, null where the line has only its key; None when it has neither or the key changed."""
         if older == _NEXT.join([self._heads[at] + new[at] for at in self._primary]):
             return _NULL
         old = self._tokens(older)
@@ -125,14 +108,12 @@ class Cutter:
     def _render(self, tokens: list[bytes]) -> None:
         for place, from_token in self._rendered:
             token = tokens[place]
-            if token != _NULL and from_token is not None:
+            if token != _NULL:
                 tokens[place] = from_token(token)
 
 
 def _is_text(line: bytes) -> bool:
     """Tell whether a line is UTF-8: a database of another encoding gives bytes that no consumer could read."""
-    if line.isascii():
-        return True
     try:
         line.decode()
     except UnicodeDecodeError:

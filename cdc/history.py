@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+
+import msgspec
 
 from cdc.contract.envelope import HEADER_EVENT_ID, HEADER_SCHEMA, SCHEMA_VERSION
 from cdc.contract.event import Event
@@ -17,7 +18,7 @@ from cdc.rows import TablePlan
 from cdc.source import clock_json, source_json
 
 
-class OldRow(NamedTuple):
+class OldRow(msgspec.Struct, frozen=True, gc=False):
     """A row that was there before, rendered."""
 
     key: bytes | None

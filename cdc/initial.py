@@ -10,7 +10,6 @@ import time
 from msgspec.structs import replace
 
 from cdc import snapshot
-from cdc.contract.event import Event
 from cdc.history import Envelopes, Markers, OldRow, Origin
 from cdc.publisher import Publisher
 from cdc.resume import Resume
@@ -23,9 +22,8 @@ from cdc.slot import Slot
 _log = get_logger("snapshot")
 
 _CHUNK_ROWS = 10_000
-_BATCH_ROWS, _BATCH_BYTES = 500, 500_000
-_COMMIT_ROWS = 10_000
-_COMMIT_BYTES = 8_000_000
+#: After how many rows the clock is asked.
+_TICK_ROWS = 500
 #: Rows that come slowly must not let the transaction time out.
 _COMMIT_AGE_S = 1.0
 _TELL_EVERY_S = 5.0
@@ -47,8 +45,7 @@ class Initial:
         self._left = list(resume.state.snapshot.tables)
         self._recovers = any(reading.why == "recovery" for reading in self._left)
         self._rows = 0
-        self._batch: list[Event] = []
-        self._batch_bytes, self._now_ns = 0, time.time_ns()
+        self._now_ns = time.time_ns()
         self._last: OldRow | None = None
         self._told_at = time.monotonic()
 
@@ -60,7 +57,6 @@ class Initial:
             self._envelopes[plan.title] = Envelopes(self._origin, plan)
             self._read(connection, plan)
         self._markers.end()
-        self._publisher.publish(self._batch)
         self._left.clear()
         self._commit()
         _log.info("snapshot_done", seconds=round(time.monotonic() - began_at, 2))
@@ -80,30 +76,21 @@ class Initial:
         snapshot.read_rows(connection, plan, take, between=(after, ()), limit=_CHUNK_ROWS)
 
     def _publish(self, plan: TablePlan, row: OldRow, marker: str) -> None:
-        """Add a row to the batch; a call for each row would cost more than the row."""
         while self._left[0].title != plan.title:
             self._left.pop(0)
             self._rows = 0
         marker = "recovery" if self._recovers else marker
-        event = self._envelopes[plan.title].event(row, marker, self._now_ns)
-        self._batch.append(event)
-        self._batch_bytes += len(event.value or b"")
+        self._publisher.publish(self._envelopes[plan.title].event(row, marker, self._now_ns))
         self._rows += 1
         self._last = row
-        if len(self._batch) >= _BATCH_ROWS or self._batch_bytes >= _BATCH_BYTES:
-            self._flush()
-
-    def _flush(self) -> None:
-        """Hand a batch over, and commit where that is due."""
-        publisher = self._publisher
-        publisher.publish(self._batch)
-        self._batch.clear()
-        self._batch_bytes, self._now_ns = 0, time.time_ns()
-        age_s = time.monotonic() - (publisher.began_at or 0.0)
-        if publisher.events >= _COMMIT_ROWS or publisher.size_bytes >= _COMMIT_BYTES or age_s >= _COMMIT_AGE_S:
+        if self._publisher.is_full or (self._rows % _TICK_ROWS == 0 and self._is_old()):
             self._commit()
             if self._stop.requested:
                 raise Stopped
+
+    def _is_old(self) -> bool:
+        self._now_ns = time.time_ns()
+        return time.monotonic() - (self._publisher.began_at or 0.0) >= _COMMIT_AGE_S
 
     def _commit(self) -> None:
         """Commit rows and progress together: a crash before it repeats the reading, a crash after it goes on behind."""

@@ -17,7 +17,7 @@ from cdc.contract.envelope import HEADER_NEW_KEY, HEADER_OLD_KEY, HEADER_OLD_ROW
 from cdc.contract.event import Event, Headers
 from cdc.contract.position import Position, event_id, parse_lsn
 from cdc.contract.topics import message_topic
-from cdc.cutting import Cutter, table_in
+from cdc.cutting import ACTION, COLUMNS, INSERT, UPDATE, Cutter
 from cdc.rows import TablePlan
 from cdc.runtime.errors import ChangeUndecodable
 from cdc.source import clock_json, source_json, source_template
@@ -28,6 +28,9 @@ from cdc.wal2json import Begin, Change, Commit, Delete, Insert, Message, RowChan
 _json = msgspec.json.encode
 #: The prefix of messages that are for pgherald: read, never published.
 OWN_PREFIX = "pgherald"
+_OPS = {INSERT: "c", UPDATE: "u"}
+#: What begins a line's table. The shortest that stands before it: an action, a transaction's id, a timestamp, an LSN.
+_TABLE, _TABLE_AT = b',"schema":', 60
 
 
 class Tables(Protocol):
@@ -37,7 +40,7 @@ class Tables(Protocol):
         """Find the plan of a line of a transaction; None where it is not to be published."""
 
     def known(self, table: bytes) -> TablePlan | None:
-        """Give the plan of every line that shows the whole shape of this table (as `table_in` gives it)."""
+        """Give the plan of every line that shows the whole shape of this table (written as by `table_of`)."""
 
     def look(self) -> None:
         """Now and then, see what became of the tables."""
@@ -99,17 +102,22 @@ class Router:
         self._last_commit_lsn = lsn
         self._open = None
 
-    def quick(self, line: bytes, index: int, now_ns: int) -> Event | None:
+    def quick(self, line: bytes, lsn: int, index: int, now_ns: int) -> Event | None:
         """Give the event of an insert or update that can be cut out of its line; None: it is to be decoded.
 
-        All that is the same for many rows is rendered before, so that one row is one formatting.
+        All that is the same for many rows is rendered before, so that one row is one formatting. `lsn` is the row's.
         """
-        opened, plan = self._open, self.tables.known(table_in(line))
-        if opened is None or plan is None or (cutter := plan.cutter) is None or (cut := cutter.cut(line)) is None:
+        action, opened = line[ACTION], self._open
+        op = _OPS.get(action)
+        if op is None or opened is None:
             return None
-        op, lsn, key, before, tokens = cut
+        head, _, columns = line.partition(COLUMNS)
+        plan = self.tables.known(head[head.find(_TABLE, _TABLE_AT) :])
+        if plan is None or (cutter := plan.cutter) is None or (cut := cutter.cut(action, columns)) is None:
+            return None
+        key, before, row = cut
         whole = self._wholes.get(cutter) or self._whole(cutter, plan)
-        value = whole % (before, *tokens, *opened.count(plan.title, lsn), op.encode(), self._clock_of(now_ns))
+        value = whole % (before, *row, *opened.count(plan.title, lsn), op.encode(), self._clock_of(now_ns))
         return Event(plan.topic, key, value, opened.headers(index), plan.title, op)
 
     def _whole(self, cutter: Cutter, plan: TablePlan) -> bytes:

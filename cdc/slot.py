@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, cast
 
 import psycopg2
@@ -138,20 +139,19 @@ class Slot:
         self._streaming = True
         self.feed_back()
 
-    def read(self) -> tuple[bytes, int] | None:
-        """Take the next line and its data_start; None when nothing is there now.
+    def messages(self, most: int) -> Iterator[extras.ReplicationMessage]:
+        """Give what is there now, one line a message, at most so many.
 
-        The caller has asked `checkpoint.must_drain`. Raises ConnectionLost.
+        Before each the caller has asked `checkpoint.must_drain`. Raises ConnectionLost.
         """
+        note = self.checkpoint.read
         try:
-            message = self._cursor.read_message()
-        except psycopg2.Error as exc:  # not by postgres.errors(): this runs once a line
+            for message in islice(iter(self._cursor.read_message, None), most):
+                self._heard = True
+                note(message.data_start)
+                yield message
+        except psycopg2.Error as exc:
             raise postgres.classify(exc) from exc
-        if message is None:
-            return None
-        self._heard = True
-        self.checkpoint.read(message.data_start)
-        return message.payload, message.data_start
 
     def wait(self, timeout_s: float) -> None:
         """Wait until something can be read, but no longer than this."""

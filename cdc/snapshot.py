@@ -210,6 +210,9 @@ class _Lines:
         self._rest = b""
 
     def write(self, block: bytes) -> int:
+        if not self._rest and block.find(b"\n") == len(block) - 1:  # PostgreSQL sends each row by itself
+            self._on_row(fields_of(self._decoded(block[:-1])))
+            return len(block)
         *lines, self._rest = (self._rest + block).split(b"\n")
         for line in lines:
             self._on_row(fields_of(self._decoded(line)))

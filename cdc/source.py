@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import NamedTuple
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 
 from cdc import __version__
 
 _json = msgspec.json.encode
-_UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_UNIX_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 
 
 def microseconds(timestamp: str) -> int:
     """Read wal2json's commit timestamp (UTC, `+00`) as microseconds since 1970."""
-    since = datetime.fromisoformat(timestamp + ":00") - _UNIX_EPOCH
-    return (since.days * 86400 + since.seconds) * 1_000_000 + since.microseconds
+    return (datetime.fromisoformat(timestamp) - _UNIX_EPOCH) // _MICROSECOND
 
 
 def clock_json(now_ns: int) -> bytes:
@@ -41,7 +39,7 @@ def source_json(
     return source_template(name, database, tail, snapshot) % moment.around(lsn)
 
 
-class Moment(NamedTuple):
+class Moment(msgspec.Struct, frozen=True, gc=False):
     """What `source` says of a transaction, rendered once for all of its events."""
 
     ts_ms: bytes
@@ -63,8 +61,7 @@ class Moment(NamedTuple):
 
     def around(self, lsn: int) -> tuple[bytes | int, ...]:
         """Give what a template of `source` takes."""
-        ts_ms, previous, ts_us_ns, xid, origin = self
-        return ts_ms, previous, lsn, ts_us_ns, xid, lsn, origin
+        return self.ts_ms, self.previous, lsn, self.ts_us_ns, self.xid, lsn, self.origin
 
 
 def source_template(name: str, database: str, tail: bytes, snapshot: str) -> bytes:

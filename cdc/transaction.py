@@ -16,14 +16,14 @@ _NO_NOTIFY = (HEADER_NOTIFY, b"0")
 class Transaction:
     """What is the same for all events of a transaction is rendered once."""
 
-    __slots__ = ("_events", "_events_of_table", "_ids", "commit_us", "moment", "notify", "xid")
+    __slots__ = ("_events", "_events_of_table", "_ids", "_moment", "commit_us", "notify", "xid")
 
     def __init__(self, begin: Begin, origin: bytes, previous_lsn: int | None, ids: bytes) -> None:
         """`origin` is a name as JSON, `ids` what stands before the ordinal in the ids of its events."""
         self.xid = begin.xid
         self.commit_us = microseconds(begin.timestamp)
-        self.moment = Moment.of(self.commit_us, previous_lsn, begin.xid, origin)
         self.notify = True
+        self._moment = Moment.of(self.commit_us, previous_lsn, begin.xid, origin)
         self._ids = ids
         self._events = 0
         self._events_of_table: dict[str, int] = {}
@@ -32,7 +32,7 @@ class Transaction:
         """Count an event; give what a template of `source` and then ORDER takes."""
         self._events += 1
         of_table = self._events_of_table[table] = self._events_of_table.get(table, 0) + 1
-        return (*self.moment.around(lsn), self.moment.xid, lsn, self._events, of_table)
+        return (*self._moment.around(lsn), self._moment.xid, lsn, self._events, of_table)
 
     def headers(self, index: int) -> Headers:
         """Give the headers of the event that the line of this ordinal becomes."""

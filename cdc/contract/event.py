@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import msgspec
 
 from cdc.contract.envelope import HEADER_EVENT_ID
 
@@ -10,7 +10,7 @@ from cdc.contract.envelope import HEADER_EVENT_ID
 Headers = list[tuple[str, bytes]]
 
 
-class Event(NamedTuple):
+class Event(msgspec.Struct, frozen=True, gc=False):
     """One record of a topic; a tombstone has no value."""
 
     topic: str

@@ -10,10 +10,14 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cdc.contract.position import parse_lsn
 from cdc.runtime.kafka import end_offsets
+from cdc.slot import Slot
+from cdc.wal2json import OPTIONS
 from deploy.local.net import until
 from deploy.local.servers import LocalPostgres
 from tests.support import audit, local
@@ -42,6 +46,27 @@ def alone(
         database.execute(TABLE)
         with Deployment(folder / "d", database, kafka, name) as made:
             yield server, made
+
+
+def test_a_message_begins_at_the_lsn_that_its_line_says(database: Database, name: str) -> None:
+    """The reader takes a row's LSN from there; also of one that was spilled to disk or stands behind a savepoint."""
+    database.execute(f"{TABLE}; ALTER DATABASE {database.name} SET logical_decoding_work_mem TO '64kB'")
+    with closing(Slot(database.dsn, name)) as slot:
+        slot.create()
+        database.execute(f"BEGIN; {INSERT}; SAVEPOINT s; {INSERT}; RELEASE s; COMMIT", (1, "1", 2, "2"))
+        database.execute("INSERT INTO users SELECT g, md5(g::text) FROM generate_series(3, 3000) g")
+        database.execute("UPDATE users SET email = 'x' WHERE id < 100; DELETE FROM users WHERE id = 7; TRUNCATE users")
+        slot.start(OPTIONS)
+        read: list[tuple[int, dict[str, Any]]] = []
+        until(lambda: read_into(read, slot), 20, "the truncate to be read")
+    rows = [(data_start, line) for data_start, line in read if line["action"] in "IUDT"]
+    assert {line["action"] for _, line in rows} == set("IUDT")
+    assert [data_start for data_start, _ in rows] == [parse_lsn(line["lsn"]) for _, line in rows]
+
+
+def read_into(read: list[tuple[int, dict[str, Any]]], slot: Slot) -> bool:
+    read += [(message.data_start, json.loads(message.payload)) for message in slot.messages(1000)]
+    return any(line["action"] == "T" for _, line in read)
 
 
 def insert(deployment: Deployment, *ids: int) -> None:

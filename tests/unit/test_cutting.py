@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from cdc import wal2json
 from cdc.contract.event import Event
-from cdc.contract.position import Position
+from cdc.contract.position import Position, format_lsn
 from cdc.relation import Column, Relation
 from cdc.routing import Router
 from cdc.runtime.fields import TableName
@@ -33,6 +33,7 @@ COLUMNS = tuple(Column(name, type_, type_, toastable=False) for name, type_ in T
 BEGIN = b'{"action":"B","xid":7,"timestamp":"2026-11-23 20:19:52.461147+00","nextlsn":"0/1A2B400"}'
 NOW_NS = 1_700_000_000_123_456_789
 AT = Position(0x1A2B400, 1)
+LSN = 0x1A2B3C8
 #: What would look like the end of a value if it stood there without its backslashes.
 HOSTILE = [
     '},{"name":"e,mail","type":"text","value":"x"',
@@ -73,7 +74,7 @@ def written(
         "action": action,
         "xid": 7,
         "timestamp": "2026-11-23 20:19:52.461147+00",
-        "lsn": "0/1A2B3C8",
+        "lsn": format_lsn(LSN),
     }
     line |= {"schema": NAME.schema, "table": NAME.table, "columns": _columns(new)}
     if old is not None:
@@ -88,7 +89,7 @@ def _columns(row: dict[str, Any]) -> list[dict[str, Any]]:
 
 def both(line: bytes, **how: Any) -> tuple[Event | None, list[Event]]:
     """Give what is cut and what is decoded, each by a router of its own."""
-    cut = router(**how).quick(line, AT.index, NOW_NS)
+    cut = router(**how).quick(line, LSN, AT.index, NOW_NS)
     return cut, router(**how).events(wal2json.decode(line), AT, NOW_NS)
 
 
@@ -138,4 +139,4 @@ ROW = {"id": 1, "100%": "a", "password": "b", "e,mail": "c", "created": None, "p
     ],
 )
 def test_what_has_another_shape_is_left_to_the_decoder(line: bytes) -> None:
-    assert router().quick(line, AT.index, NOW_NS) is None
+    assert router().quick(line, LSN, AT.index, NOW_NS) is None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -46,13 +47,12 @@ class Lines:
         self.checkpoint = Checkpoint()
         self.published: list[Event] = []
         self.began_at: float | None = None
-        self.events = self.size_bytes = 0
+        self.is_full = False
 
-    def read(self) -> tuple[bytes, int] | None:
-        if self._lines:
-            return self._lines.pop(0), 100
+    def messages(self, _most: int) -> Iterator[SimpleNamespace]:
+        while self._lines:
+            yield SimpleNamespace(payload=self._lines.pop(0), data_start=100)
         self.stop.request()
-        return None
 
     def confirm(self, *, now: bool = False) -> None:
         pass
@@ -60,9 +60,9 @@ class Lines:
     def wait(self, timeout_s: float) -> None:
         pass
 
-    def publish(self, events: Iterable[Event]) -> None:
+    def publish(self, event: Event) -> None:
         self.began_at = 0.0
-        self.published += events
+        self.published.append(event)
 
     def commit(self, *_record: object) -> None:
         self.began_at = None

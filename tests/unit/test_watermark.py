@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from msgspec.structs import replace
 
 from cdc.contract.envelope import HEADER_OLD_KEY, UNAVAILABLE
 from cdc.contract.event import Event
@@ -80,7 +81,7 @@ def test_more_than_can_be_remembered_is_said() -> None:
         ([event("c", b"1"), event("d", b"1")], set()),
         ([event("c", b"1"), event("d", b"1"), event("tombstone", b"1"), event("c", b"1")], {b"1"}),
         ([event("c", b"1"), event("t", None), event("c", b"2")], {b"2"}),
-        ([event("c", b"1")._replace(headers=[(HEADER_OLD_KEY, b"0")])], set()),
+        ([replace(event("c", b"1"), headers=[(HEADER_OLD_KEY, b"0")])], set()),
         ([event("c", b"1", topic="t.public.other"), event("c", None)], set()),
     ],
 )
