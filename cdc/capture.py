@@ -33,7 +33,7 @@ _FEW_EVENTS, _FEW_EVERY_S = 64, 0.005
 #: ... and many wait to be more: a commit costs as much as hundreds of events.
 _MANY_AGE_S = 0.025
 #: Whatever comes, a Kafka transaction ends when it is this old: visibility stays bounded.
-_MAX_AGE_S = 0.1
+_MAX_AGE_S = 0.25
 _BURST = 256
 _COMMIT = b'{"action":"C"'
 _STANDBY_EVERY_S = 1.0

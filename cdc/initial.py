@@ -21,7 +21,7 @@ from cdc.slot import Slot
 
 _log = get_logger("snapshot")
 
-_CHUNK_ROWS = 10_000
+_CHUNK_ROWS = 50_000
 #: After how many rows the clock is asked.
 _TICK_ROWS = 500
 #: Rows that come slowly must not let the transaction time out.

@@ -30,8 +30,8 @@ _WIDE_BYTES = 500_000
 #: After how many events librdkafka may report: errors are not urgent, and each commit waits for them.
 _SERVE_EVERY = 64
 #: How large a transaction gets: memory stays bounded.
-_MAX_EVENTS = 10_000
-_MAX_BYTES = 8_000_000
+_MAX_EVENTS = 50_000
+_MAX_BYTES = 32_000_000
 _TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE,)
 
 
