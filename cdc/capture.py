@@ -28,10 +28,13 @@ from cdc.wal2json import Begin, Change, Commit, Message, RowChange, Truncate
 
 _log = get_logger("capture")
 
-#: Where the slot has nothing more to read, a few events go at once, but no oftener than this ...
-_FEW_EVENTS, _FEW_EVERY_S = 64, 0.005
-#: ... and many wait to be more: a commit costs as much as hundreds of events.
+#: Where the slot has nothing more to read, few events go at once; the rest of their transaction is waited for so long.
+_FEW_EVENTS, _REST_S = 64, 0.005
+#: Many wait to be more: a commit costs as much as hundreds of events.
 _MANY_AGE_S = 0.025
+#: After a commit the broker writes its markers. A transaction that begins before they stand is turned away, and
+#: librdkafka asks again only 20 ms later.
+_MARKERS_S = 0.001
 #: Whatever comes, a Kafka transaction ends when it is this old: visibility stays bounded.
 _MAX_AGE_S = 0.25
 _BURST = 256
@@ -62,7 +65,6 @@ class Stream:
         #: Of the last change that was published: its transaction's end and when that was committed.
         self._published: tuple[int, int] | None = None
         self._oldest_us = 0
-        self._committed_at = 0.0
 
     def run(self, stop: Stop) -> None:
         """Publish until a stop is requested; then end in order."""
@@ -72,6 +74,7 @@ class Stream:
             due = self._commit_due(idle=idle)
             if due:
                 self._commit()
+                time.sleep(_MARKERS_S)
             self._slot.confirm()
             self._router.tables.look()
             if idle and not due:
@@ -196,8 +199,7 @@ class Stream:
             return True
         if self._publisher.events > _FEW_EVENTS:
             return idle and now_s - began_at >= _MANY_AGE_S
-        # The rest of a transaction that has just begun to come is on its way.
-        return idle and now_s - (self._committed_at if self._complete else began_at) >= _FEW_EVERY_S
+        return idle and (self._complete or now_s - began_at >= _REST_S)
 
     def _commit(self) -> None:
         """Commit events and position together, then let the slot know.
@@ -206,7 +208,6 @@ class Stream:
         confirmation: the lines come again, and the position makes us skip them.
         """
         if self._publisher.began_at is not None:
-            self._committed_at = time.monotonic()
             # Rows of a snapshot may come before the first line, or while lines are skipped.
             position, complete = max(
                 (Position(self._lsn, self._index), self._complete), (self._resume.position, self._resume.state.complete)
