@@ -5,6 +5,7 @@ Written on plain sockets: a server library would not let go of a connection betw
 
 import base64
 import contextlib
+import io
 import re
 import socket
 import socketserver
@@ -13,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from tests.support.misbehaving import Misbehaving
 from tests.support.script import Fault, Script
@@ -232,10 +233,13 @@ class _Dialogue(socketserver.StreamRequestHandler):
                 raise _HungUp
             lines.append(line.removeprefix(b"."))
             if len(lines) == 1:
-                self._interrupt(self.relay.script.take("body"))
+                self._interrupt(self.relay.script.take("body"), lines)
         return b"".join(lines)
 
-    def _interrupt(self, step: Reply | None) -> None:
+    def _interrupt(self, step: Reply | None, lines: list[bytes]) -> None:
+        if step is Fault.DROP:
+            # The client may have written the dot already: an audit has to know of which mail.
+            lines.append(cast(io.BufferedReader, self.rfile).peek())
         self._suffer(step)
         if isinstance(step, str):
             self._send(step)
