@@ -29,7 +29,9 @@ _SLICE_S = 1.0
 _WIDE_BYTES = 500_000
 #: After how many events librdkafka may report: errors are not urgent, and each commit waits for them.
 _SERVE_EVERY = 64
-#: How large a transaction gets: memory stays bounded.
+#: How long reading stops where the queue is full: it has room again sooner than it is empty.
+_FULL_S = 0.01
+#: How large a transaction gets: what a crash makes us read again stays bounded.
 _MAX_EVENTS = 50_000
 _MAX_BYTES = 32_000_000
 _TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE,)
@@ -73,7 +75,7 @@ class Publisher:
             "linger.ms": 5,
             "batch.size": 1_000_000,
             "batch.num.messages": 10_000,
-            "queue.buffering.max.messages": 200_000,
+            "queue.buffering.max.messages": 10_000,  # of usual rows they are 8 MB
             "queue.buffering.max.kbytes": 16_384,
             "message.max.bytes": 16_000_000,  # what fits the queue; how much it takes is for the broker to say
             "compression.type": "lz4",
@@ -151,7 +153,7 @@ class Publisher:
             except BufferError:
                 # The queue is full: reading stops here, feedback does not.
                 self._keep_alive()
-                self._serve(0.1)
+                self._serve(_FULL_S)
                 self._check()
             except KafkaException as exc:
                 if exc.args[0].code() in _TOO_LARGE:

@@ -13,6 +13,7 @@ from deploy.local.net import free_port, until
 from tests.support import local
 from tests.support.database import Database
 from tests.support.deployment import Deployment
+from tests.support.role import ROLE, grant
 from tests.support.servers import KafkaServer
 
 
@@ -174,7 +175,9 @@ def test_a_standby_in_the_dsn_is_told_by_preflight(deployment: Deployment) -> No
 
 def test_a_role_with_a_short_statement_timeout_still_snapshots(deployment: Deployment) -> None:
     deployment.database.execute("INSERT INTO users SELECT n FROM generate_series(1, 100000) n")
-    deployment.database.execute(f"ALTER DATABASE {deployment.name} SET statement_timeout = '20ms'")
+    grant(deployment.database, ["users"])
+    timeout = f"ALTER ROLE {ROLE} IN DATABASE {deployment.name} SET statement_timeout = '20ms'"
+    deployment.database.execute(timeout)
     deployment.capture()
     assert deployment.visible() >= 100_000
 
