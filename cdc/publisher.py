@@ -75,7 +75,7 @@ class Publisher:
             "linger.ms": 5,
             "batch.size": 1_000_000,
             "batch.num.messages": 10_000,
-            "queue.buffering.max.messages": 10_000,  # of usual rows they are 8 MB
+            "queue.buffering.max.messages": 5_000,  # of usual rows they are 5 MB
             "queue.buffering.max.kbytes": 16_384,
             "message.max.bytes": 16_000_000,  # what fits the queue; how much it takes is for the broker to say
             "compression.type": "lz4",
