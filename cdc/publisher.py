@@ -156,6 +156,8 @@ class Publisher:
                 self._serve(_FULL_S)
                 self._check()
             except KafkaException as exc:
+                if exc.args[0].code() == KafkaError._FATAL:
+                    self._serve(0)  # says why
                 if exc.args[0].code() in _TOO_LARGE:
                     raise _too_large(event) from exc
                 raise self._classify(exc.args[0]) from exc
