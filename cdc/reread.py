@@ -16,7 +16,7 @@ from cdc.runtime.errors import ConfigInvalid
 from cdc.runtime.fields import TableName, quoted
 from cdc.runtime.postgres import Connection, errors
 from cdc.runtime.settings import Settings
-from cdc.snapshot import fields_of
+from cdc.snapshot import Lines
 from cdc.source import clock_json, source_json
 
 #: Gets a row's key and its envelope.
@@ -50,7 +50,7 @@ class Rows:
         columns = ", ".join(quoted(name) for name in plan.written())
         query = f"COPY (SELECT {columns} FROM {table.sql()} WHERE {condition}) TO STDOUT"  # noqa: S608
         with _condition_errors(), closing(self._connection.cursor()) as cursor:
-            cursor.copy_expert(query, _Lines(lambda fields: on_row(*self._rendered(plan, fields))))
+            cursor.copy_expert(query, Lines(lambda fields: on_row(*self._rendered(plan, fields)), plan.title))
 
     def columns(self, table: TableName) -> dict[str, str]:
         """Give a table's columns and their types."""
@@ -75,20 +75,6 @@ class Rows:
         with errors(), closing(self._connection.cursor()) as cursor:
             cursor.execute(query)
             return cursor.fetchall()
-
-
-class _Lines:
-    """The file that COPY writes to: cuts its blocks into rows."""
-
-    def __init__(self, on_fields: Callable[[list[str | None]], None]) -> None:
-        self._on_fields = on_fields
-        self._rest = b""
-
-    def write(self, block: bytes) -> int:
-        *lines, self._rest = (self._rest + block).split(b"\n")
-        for line in lines:
-            self._on_fields(fields_of(line.decode()))
-        return len(block)
 
 
 @contextmanager

@@ -146,7 +146,7 @@ def read_rows(
         with _refusals(condition):
             if condition:
                 cursor.execute(f"SET LOCAL statement_timeout TO '{_CONDITION_TIMEOUT}'")
-            cursor.copy_expert(f"COPY ({query}) TO STDOUT", _Lines(_rendered(plan, on_row), plan.title))
+            cursor.copy_expert(f"COPY ({query}) TO STDOUT", Lines(_rendered(plan, on_row), plan.title))
 
 
 def try_condition(connection: Connection, name: TableName, condition: str) -> None:
@@ -201,7 +201,7 @@ def _rendered(plan: TablePlan, on_row: Callable[[OldRow], None]) -> Callable[[li
     return take
 
 
-class _Lines:
+class Lines:
     """The file that COPY writes to: cuts its blocks into rows, one by one in flat memory."""
 
     def __init__(self, on_row: Callable[[list[str | None]], None], table: str = "") -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc.snapshot import _Lines, fields_of
+from cdc.snapshot import Lines, fields_of
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def _written(field: str | None) -> str:
 def test_rows_come_through_whole_however_they_are_cut_into_blocks(rows: list[list[str | None]], block: int) -> None:
     text = "".join("\t".join(map(_written, row)) + "\n" for row in rows).encode()
     read: list[list[str | None]] = []
-    lines = _Lines(read.append)
+    lines = Lines(read.append)
     for start in range(0, len(text), block):
         lines.write(text[start : start + block])
     assert read == rows
