@@ -23,7 +23,7 @@ from cdc.runtime.errors import ChangeUndecodable
 from cdc.source import clock_json, source_json, source_template
 from cdc.transaction import ORDER, Transaction, headers_of
 from cdc.values import FAULTS
-from cdc.wal2json import Begin, Change, Commit, Delete, Insert, Message, RowChange, Truncate, Update
+from cdc.wal2json import Begin, Change, Delete, Insert, Message, RowChange, Truncate, Update
 
 _json = msgspec.json.encode
 #: The prefix of messages that are for pgherald: read, never published.
@@ -49,7 +49,8 @@ class Tables(Protocol):
 class Router:
     """Turns the lines of the slot, in order, into records. Keeps the open transaction, no more.
 
-    Every line must pass through `events`, also those already published: order numbers and flags depend on them.
+    Every line must pass through `begin`, `events` or `quick`, and `end`, also those already published: order numbers
+    and flags depend on them.
     """
 
     def __init__(
@@ -75,19 +76,15 @@ class Router:
         self._now_ns, self._clock = 0, b""
 
     def events(self, change: Change, position: Position, now_ns: int) -> list[Event]:
-        """Give the records of one line: none for B, C and messages of our own, three for a key change.
+        """Give the records of one line: none for messages of our own, three for a key change.
 
         Raises ChangeUndecodable when a value can't be written.
         """
         if isinstance(change, RowChange):
             return self._row(change, position, now_ns)
-        if isinstance(change, Begin):
-            self.begin(change, position.lsn)
-        elif isinstance(change, Commit):
-            self.end(parse_lsn(change.nextlsn))
-        elif isinstance(change, Truncate):
+        if isinstance(change, Truncate):
             return list(self._truncate(change, position, now_ns))
-        elif isinstance(change, Message):
+        if isinstance(change, Message):
             return self._message(change, position, now_ns)
         return []
 

@@ -142,7 +142,10 @@ class Told:
             execute.execute(query, [self._slot, *options])
             lines = execute.fetchall()
         for place, (line,) in enumerate(lines):
-            for event in self._router.events(wal2json.decode(line.encode()), Position(1, place), 1):
+            change = wal2json.decode(line.encode())
+            if isinstance(change, wal2json.Begin):
+                self._router.begin(change, 1)
+            for event in self._router.events(change, Position(1, place), 1):
                 if event.value is not None:
                     assert event.key
                     self.events.append((event.op, json.loads(event.key)["id"], json.loads(event.value)["after"]))

@@ -62,7 +62,9 @@ def router(identity: str = "default", key: tuple[str, ...] = ("id",)) -> Router:
     relation = Relation(NAME, COLUMNS, key, identity, frozenset(key))  # type: ignore[arg-type]
     tables = captured(source, SaidCatalog(relation))
     made = Router("shop", "d%b", 1, tables, lambda _: None)
-    made.events(wal2json.decode(BEGIN), Position(AT.lsn, 0), NOW_NS)
+    begin = wal2json.decode(BEGIN)
+    assert isinstance(begin, wal2json.Begin)
+    made.begin(begin, AT.lsn)
     return made
 
 

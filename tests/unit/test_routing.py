@@ -62,12 +62,13 @@ class Lines:
         return self.router.events(change, Position(self.lsn, self.index), 1_700_000_000_123_456_789)
 
     def begin(self, xid: int = 7, **more: Any) -> None:
-        self.index, self.xid = -1, xid
+        self.index, self.xid = 0, xid
         end = format_lsn(self.lsn)
-        self.feed(action="B", xid=xid, timestamp="2026-11-23 20:19:52.461147+00", nextlsn=end, **more)
+        begin = wal2json.Begin(xid, "2026-11-23 20:19:52.461147+00", end, **more)
+        self.router.begin(begin, self.lsn)
 
     def commit(self) -> None:
-        self.feed(action="C", xid=self.xid, nextlsn=format_lsn(self.lsn))
+        self.router.end(self.lsn)
 
     def row(
         self, action: str, columns: dict[str, Any], identity: dict[str, Any] | None = None, **more: Any
