@@ -83,14 +83,14 @@ class Initial:
         self._publisher.publish(self._envelopes[plan.title].event(row, marker, self._now_ns))
         self._rows += 1
         self._last = row
-        if self._publisher.is_full or (self._rows % _TICK_ROWS == 0 and self._is_old()):
+        is_due = self._publisher.is_full
+        if self._rows % _TICK_ROWS == 0:
+            self._now_ns = time.time_ns()
+            is_due = is_due or time.monotonic() - (self._publisher.began_at or 0.0) >= _COMMIT_AGE_S
+        if is_due:
             self._commit()
             if self._stop.requested:
                 raise Stopped
-
-    def _is_old(self) -> bool:
-        self._now_ns = time.time_ns()
-        return time.monotonic() - (self._publisher.began_at or 0.0) >= _COMMIT_AGE_S
 
     def _commit(self) -> None:
         """Commit rows and progress together: a crash before it repeats the reading, a crash after it goes on behind."""
