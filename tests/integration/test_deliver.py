@@ -489,5 +489,5 @@ def test_services_of_one_user_do_not_wait_for_each_other(ledger: Ledger, start: 
     ledger.store([entry(1, planned=planned)])
     effect = Effect()
     start(effect)
-    until(lambda: effect.sent, 10, "the lane that this worker has")
-    assert ledger.unfinished() == 1
+    until(lambda: ledger.unfinished() == 1, 10, "the lane that this worker has")
+    assert len(effect.sent) == 1
