@@ -22,11 +22,11 @@ from cdc.runtime.errors import FatalError, RetryableError, ServiceError
 from cdc.runtime.lifecycle import Stop
 from cdc.runtime.log import get_logger
 from consumers import journal, outcome
-from consumers.delivery import Delivery, Mark
+from consumers.delivery import Delivery, Leased, Mark
 from consumers.lanes import Lanes
 from consumers.ledger import DOT_S, Ledger
 from consumers.marks import Marks
-from consumers.outcome import GivenBack, LeaseLost, Outcome, Pause, Retry, Sent
+from consumers.outcome import GivenBack, LeaseLost, Outcome, Pause, Retry
 from consumers.patience import Patience
 from consumers.planning import REREADING, UNDECODABLE
 from consumers.rules import Rules
@@ -148,9 +148,7 @@ class Deliver:
 
     def _take_back(self) -> None:
         marks = [
-            Mark(
-                leased, outcome.expired(leased.state, leased.attempt, self._rules[leased.rule]), leased.leased_by, True
-            )
+            Mark(leased, self._expired(leased), leased.leased_by, True)
             for leased in self._ledger.expired(list(self._rules))
         ]
         kept = self._ledger.mark(marks) if marks else set()
@@ -158,12 +156,15 @@ class Deliver:
             if mark.delivery.id in kept:
                 journal.write(mark)
 
+    def _expired(self, leased: Leased) -> Outcome:
+        return outcome.expired(leased.state, leased.attempt, self._rules[leased.rule], in_doubt=leased.in_doubt)
+
     def _deliver(self, delivery: Delivery) -> None:
         permission = _Permission(self._marks, delivery)
         became: Outcome
         fatal: FatalError | None = None
         try:
-            became = Sent(self._perform(delivery, permission))
+            became = outcome.sent(self._perform(delivery, permission), delivery)
         except Exception as exc:
             fatal = exc if isinstance(exc, FatalError) else None
             became = self._decide(exc, delivery, permission.given)

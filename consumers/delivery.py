@@ -66,6 +66,7 @@ class Delivery:
     envelope: Envelope
     lane_failures: int = 0  #: of its lane when it was claimed; above 0 it is the lane's probe
     failing_since: datetime | None = None  #: when the first attempt that counts failed
+    in_doubt: bool = False  #: a final dot of an earlier attempt had no answer
     unreadable: EnvelopeInvalid | None = None  #: why there is no envelope to speak of
 
 
@@ -80,6 +81,7 @@ class Leased:
     state: str
     attempt: int
     leased_by: str
+    in_doubt: bool = False  #: as a Delivery's
     lane_failures: int = 0
 
 

@@ -124,7 +124,8 @@ WITH open_lane AS MATERIALIZED (
     RETURNING delivery.*, chosen.failures
 )
 SELECT claimed.id, consumer, claimed.event_id, rule, target, claimed.lane, key, attempt, replays, created_at,
-    coalesce(committed_at, created_at), failures, failing_since, envelope::text, raw, due_at
+    coalesce(committed_at, created_at), failures, failing_since, error @> '{"in_doubt": true}' IS TRUE,
+    envelope::text, raw, due_at
 FROM claimed LEFT JOIN pgherald.event USING (event_id)
 ORDER BY {epoch}, position_lsn, position_index, claimed.id
 
@@ -138,7 +139,7 @@ WHERE delivery.id = ours.id
 RETURNING delivery.id
 
 -- name: expired
-SELECT id, rule, lane, key, state, attempt, leased_by
+SELECT id, rule, lane, key, state, attempt, leased_by, error @> '{"in_doubt": true}' IS TRUE
 FROM pgherald.delivery
 WHERE leased_until < now() AND consumer = %(consumer)s AND rule = ANY (%(rules)s)
 ORDER BY leased_until

@@ -2,7 +2,7 @@
 
 -- name: unheard
 -- What this worker claimed without hearing of it.
-SELECT id, rule, delivery.lane, key, state, attempt, leased_by, coalesce(known.failures, 0)
+SELECT id, rule, delivery.lane, key, state, attempt, leased_by, false, coalesce(known.failures, 0)
 FROM pgherald.delivery
 LEFT JOIN pgherald.lane AS known ON known.consumer = delivery.consumer AND known.lane = delivery.lane
 WHERE leased_until IS NOT NULL AND leased_by = %(worker)s AND state = 'claimed' AND id <> ALL (%(held)s)

@@ -7,7 +7,7 @@ and spends no one's attempt.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -30,6 +30,10 @@ PAUSE_FIRST_S, PAUSE_MAX_S = 1.0, 60.0
 PAUSE_ASKED_MAX_S = 15 * 60.0
 
 Error = dict[str, object]
+
+#: What stays with a mail, in error or result, once a final dot of it had no answer: it may have arrived then.
+IN_DOUBT = "in_doubt"
+_EARLIER = ", and an earlier attempt may have arrived"
 
 
 class SkipDelivery(ServiceError):
@@ -115,6 +119,8 @@ class Tried(Protocol):
     def failing_since(self) -> datetime | None: ...
     @property
     def lane_failures(self) -> int: ...
+    @property
+    def in_doubt(self) -> bool: ...
 
 
 def decide(error: Exception, delivery: Tried, policy: Rule, *, sending: bool, now: datetime, jitter: float) -> Outcome:
@@ -122,6 +128,16 @@ def decide(error: Exception, delivery: Tried, policy: Rule, *, sending: bool, no
 
     `jitter` is in [0, 1).
     """
+    became = _decide(error, delivery, policy, sending=sending, now=now, jitter=jitter)
+    return _remember(became, delivery.in_doubt, now=sending and policy.mail is not None and not _is_answer(error))
+
+
+def sent(result: dict[str, object], delivery: Tried) -> Sent:
+    """Say that it was taken; of a mail of which an earlier attempt may have arrived, that it may be there twice."""
+    return Sent(result | {IN_DOUBT: True} if delivery.in_doubt else result)
+
+
+def _decide(error: Exception, delivery: Tried, policy: Rule, *, sending: bool, now: datetime, jitter: float) -> Outcome:
     if isinstance(error, SkipDelivery):
         return Skipped(skipped(error.message))
     if isinstance(error, NotYet):
@@ -143,8 +159,21 @@ def decide(error: Exception, delivery: Tried, policy: Rule, *, sending: bool, no
     return Retry(_wait_s(error, delivery, policy, now, jitter), describe(error), alike, pause_s)
 
 
-def expired(state: str, attempt: int, policy: Rule) -> Outcome:
+def _remember(became: Outcome, before: bool, *, now: bool) -> Outcome:
+    """Keep with a mail that it may have arrived, `now` or in an attempt before, until its end says so."""
+    if isinstance(became, Sent | GivenBack) or not (before or now):
+        return became
+    reason = f"{became.error['reason']}{_EARLIER if before else ''}"
+    return replace(became, error=became.error | {"reason": reason, IN_DOUBT: True})
+
+
+def expired(state: str, attempt: int, policy: Rule, *, in_doubt: bool = False) -> Outcome:
     """Say what an expired lease means: its worker was killed, cut off or paused."""
+    became = _expired(state, attempt, policy)
+    return _remember(became, in_doubt, now=state == "sending" and policy.mail is not None)
+
+
+def _expired(state: str, attempt: int, policy: Rule) -> Outcome:
     error: Error = {"class": "LeaseExpired", "code": None, "reason": "the worker that had it went away"}
     if state == "sending" and _leaves_doubt(policy):
         return Unknown(error)
@@ -193,8 +222,8 @@ def _leaves_doubt(policy: Rule) -> bool:
 
 
 def _is_answer(error: Exception) -> bool:
-    """Tell whether the other side said no in so many words: then the mail was not accepted."""
-    return isinstance(error, RetryableError) and not isinstance(error, ConnectionLost)
+    """Tell whether the other side said no in so many words, or nothing was sent: then the mail was not accepted."""
+    return isinstance(error, RetryableError | PermanentError | SkipDelivery) and not isinstance(error, ConnectionLost)
 
 
 def _exhausted(delivery: Tried, policy: Rule, now: datetime) -> str:

@@ -11,7 +11,15 @@ from typing import TypeVar
 
 import pytest
 
-from cdc.runtime.errors import AccessDenied, ConnectionLost, Deferred, DependencyDown, MailRejected, TemplateInvalid
+from cdc.runtime.errors import (
+    AccessDenied,
+    ConnectionLost,
+    Deferred,
+    DependencyDown,
+    MailRejected,
+    ServiceError,
+    TemplateInvalid,
+)
 from cdc.runtime.lifecycle import Stop
 from cdc.runtime.settings import Settings
 from consumers.breaker import ALIKE_MAX
@@ -265,7 +273,9 @@ def test_a_relay_that_answers_no_dot_leaves_few_in_doubt(ledger: Ledger, start: 
     assert len([state for state in states(database).values() if state == "unknown"]) < 20
 
 
-def test_an_error_after_the_dot_is_tried_again_where_the_rule_says_so(ledger: Ledger, start: Start) -> None:
+def test_an_error_after_the_dot_is_tried_again_where_the_rule_says_so(
+    ledger: Ledger, start: Start, database: Database
+) -> None:
     def cut_once(delivery: Delivery, sending: Callable[[], None]) -> None:
         if delivery.attempt == 1:
             sending()
@@ -276,6 +286,25 @@ def test_an_error_after_the_dot_is_tried_again_where_the_rule_says_so(ledger: Le
     start(effect, in_doubt="resend")
     until_ended(ledger)
     assert [delivery.attempt for delivery in effect.sent] == [2]
+    # It may be there twice, and says so.
+    assert database.execute("SELECT error, result->>'in_doubt' FROM pgherald.delivery") == [(None, "true")]
+
+
+@pytest.mark.parametrize("end", [MailRejected("550 no"), SkipDelivery("suppressed")])
+def test_what_may_have_arrived_says_so_at_its_end_whatever_came_in_between(
+    ledger: Ledger, start: Start, database: Database, end: ServiceError
+) -> None:
+    def cut_once(delivery: Delivery, sending: Callable[[], None]) -> None:
+        if delivery.attempt == 1:
+            sending()
+            raise ConnectionLost("the relay hung up")
+        raise Deferred("451 later") if delivery.attempt == 2 else end
+
+    ledger.store([entry(1)])
+    start(Effect(cut_once), in_doubt="resend")
+    until_ended(ledger)
+    ((_, attempt, _, reason),) = errors(database)
+    assert (attempt, reason) == (3, f"{end.message}, and an earlier attempt may have arrived")
 
 
 def test_a_dependency_that_is_down_pauses_the_lane_and_spends_no_attempt(

@@ -93,7 +93,7 @@ def test_a_newer_ledger_is_left_alone(database: Database) -> None:
 
 OLD = sorted(Path(__file__).with_name("old").glob("ledger_*.sql"))
 #: What a claim has given since.
-NEW_FACTS = {"failing_since"}
+NEW_FACTS = {"failing_since", "in_doubt"}
 ERROR: dict[str, object] = {"class": "Deferred", "code": 451, "reason": "later"}
 
 

@@ -99,7 +99,7 @@ def attempt(stack: ExitStack, port: int, recipient: str = "ada@example.org", **g
     try:
         return Sent({"reply": transport.send(mail, lambda: asked.append(True))}), bool(asked)
     except ServiceError as exc:
-        tried: Any = SimpleNamespace(attempt=1, failing_since=None, lane_failures=0)
+        tried: Any = SimpleNamespace(attempt=1, failing_since=None, lane_failures=0, in_doubt=False)
         jitter, now = random.random(), datetime.now(UTC)
         return decide(exc, tried, RULE, sending=bool(asked), now=now, jitter=jitter), bool(asked)
 

@@ -18,6 +18,7 @@ from cdc.runtime.errors import (
     EnvelopeInvalid,
     MailRejected,
     RetryableError,
+    ServiceError,
     TemplateInvalid,
 )
 from cdc.runtime.sections import Rule
@@ -51,6 +52,7 @@ class Facts:
     attempt: int = 1
     failing_since: datetime | None = None
     lane_failures: int = 0
+    in_doubt: bool = False
 
 
 def became(
@@ -97,6 +99,20 @@ def test_what_rests_comes_back_when_it_was_told_to() -> None:
 def test_a_call_in_doubt_is_made_again_as_its_receiver_knows_it() -> None:
     assert isinstance(became(ConnectionLost("gone"), policy=CALLS, sending=True), Retry)
     assert isinstance(expired("sending", 1, CALLS), Retry)
+
+
+@pytest.mark.parametrize("error", [Deferred("451"), DependencyDown("421"), MailRejected("550"), SkipDelivery("gone")])
+def test_what_may_have_arrived_stays_known_and_what_was_refused_did_not(error: ServiceError) -> None:
+    once = became(ConnectionLost("gone"), policy=RESEND, sending=True)
+    assert isinstance(once, Retry)
+    assert once.error == describe(ConnectionLost("gone")) | {"in_doubt": True}
+    again = became(error, Facts(attempt=2, in_doubt=True), policy=RESEND, sending=True)
+    assert isinstance(again, Retry | Pause | Dead | Skipped)
+    assert again.error["in_doubt"] is True
+    assert again.error["reason"] == f"{error.message}, and an earlier attempt may have arrived"
+    refused = became(error, policy=RESEND, sending=True)
+    assert isinstance(refused, Retry | Pause | Dead | Skipped)
+    assert "in_doubt" not in refused.error
 
 
 def test_the_last_attempt_is_the_last() -> None:
@@ -220,7 +236,10 @@ def test_a_foreign_errors_text_stays_out_of_the_ledger() -> None:
 def test_an_expired_lease_is_doubt_only_if_the_dot_may_have_left(
     state: str, attempt: int, policy: Rule, expected: type
 ) -> None:
-    assert isinstance(expired(state, attempt, policy), expected)
+    ended = expired(state, attempt, policy)
+    assert isinstance(ended, expected)
+    assert isinstance(ended, Retry | Dead | Unknown)
+    assert ("in_doubt" in ended.error) == (state == "sending")
 
 
 @given(
