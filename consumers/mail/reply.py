@@ -85,12 +85,7 @@ def refusal(reply: Reply, step: str) -> ServiceError:
         return DependencyDown(message, hint=hint, retry_after_s=asked_s(reply.text), code=codes, step=step)
     if reply.code < 500 or reply.enhanced.startswith("4") or _passes(reply, step):
         return Deferred(message, retry_after_s=asked_s(reply.text), code=codes, step=step)
-    return MailRejected(message, code=codes, step=step, users_own=_is_about_the_user(reply, step))
-
-
-def _is_about_the_user(reply: Reply, step: str) -> bool:
-    """Tell whether the refusal is of this address or mailbox (X.1, X.2); at RCPT also where no code says of what."""
-    return reply.enhanced[2:4] in ("1.", "2.") or (step == "RCPT" and not reply.enhanced)
+    return MailRejected(message, code=codes, step=step)
 
 
 def names_nobody(refused: MailRejected) -> bool:

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cdc.runtime.errors import FatalError
+from consumers.breaker import ALIKE_MAX
 from consumers.ledger import Ledger
 from consumers.mail.links import unsubscribing
 from consumers.mail.message import address
@@ -71,6 +72,18 @@ def test_an_address_that_is_no_mailbox_gets_one_mail_and_no_more(
     ]
     (row,) = listed.find()
     assert (row["address_hash"], row["reason"], row["source"]) == (ADA, "bounce", "delivery 1: 550 5.1.1")
+
+
+@pytest.mark.parametrize("refusal", ["550 5.1.1 no such user", "550 no"])
+def test_a_relay_that_knows_no_mailbox_any_more_stops_the_lane_before_everyone_is_on_the_list(
+    database: Database, relay: Relay, ledger: Ledger, listed: Suppression, refusal: str
+) -> None:
+    relay.script.always("rcpt", refusal)
+    ledger.store([registered(lsn, f"u{lsn}@example.org") for lsn in range(1, 101)])
+    with mailing(settings(database, relay)):
+        until(lambda: ledger.paused_lanes(), 30, "the lane to stop", every_s=0.01)
+    assert ALIKE_MAX <= len([state for _, state, _ in became(database) if state == "dead"]) < 2 * ALIKE_MAX
+    assert len(listed.find()) < 2 * ALIKE_MAX
 
 
 @pytest.mark.parametrize(

@@ -95,22 +95,7 @@ def test_only_that_there_is_no_mailbox_says_that_no_mail_will_ever_arrive(step: 
 def test_a_refusal_says_its_codes_and_never_the_relays_text() -> None:
     found = refusal(reply("550 5.1.1 <ada@example.org>: Ada Lovelace is unknown here"), "RCPT")
     assert str(found) == "the relay refused RCPT: 550 5.1.1 (the address)"
-    assert found.fields == {"code": "550 5.1.1", "step": "RCPT", "users_own": True}
-
-
-@pytest.mark.parametrize(
-    ("step", "line", "users_own"),
-    [
-        ("RCPT", "550 no such user", True),
-        ("RCPT", "553 5.1.3 no address", True),
-        (DOT, "554 5.2.0 mailbox", True),
-        ("RCPT", "550 5.7.1 relaying denied", False),
-        (DOT, "554 5.6.0 content", False),
-        (DOT, "554 no", False),
-    ],
-)
-def test_a_refusal_says_whether_it_is_about_this_user_alone(step: str, line: str, users_own: bool) -> None:
-    assert refusal(reply(line), step).fields["users_own"] is users_own
+    assert found.fields == {"code": "550 5.1.1", "step": "RCPT"}
 
 
 @pytest.mark.parametrize(
