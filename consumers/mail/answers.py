@@ -46,16 +46,21 @@ class Line:
                 _wait(self._room, until_s)
 
     def hear(self, timeout_s: float) -> tuple[int, bytes]:
-        """Read an answer; the timeout is for all of it, not for each of its bytes."""
+        """Read an answer; the timeout is for all of it, not for each of its bytes.
+
+        One whose lines say yes and no (RFC 5321 4.2.1: all have one code) is none.
+        """
         until_s = time.monotonic() + timeout_s
         lines: list[bytes] = []
+        kinds: set[bytes] = set()
         while len(lines) < _LINES_MAX:
             line = self._line(until_s)
             lines.append(line[4:].strip(b" \t\r\n"))
+            kinds.add(line[:1])
             if not line[:3].isdigit():
                 return NO_CODE, b"\n".join(lines)
             if line[3:4] != b"-":
-                return int(line[:3]), b"\n".join(lines)
+                return int(line[:3]) if len(kinds) == 1 else NO_CODE, b"\n".join(lines)
         raise OSError(errno.EPROTO, "an answer without end")
 
     def is_silent(self) -> bool:

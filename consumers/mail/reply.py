@@ -16,8 +16,9 @@ DOT = "the mail"
 #: What smtplib too gives for a line that is no reply.
 NO_CODE = -1
 
-#: The relay shuts down or throttles us (421, 454), or does not accept how we log in (530, 534, 535, 538).
-_FOR_EVERYONE = frozenset((421, 432, 454, 530, 534, 535, 538))
+#: The relay shuts down or throttles us (421, 454), lost the thread of the dialogue (503), or does not accept how we log
+#: in (530, 534, 535, 538).
+_FOR_EVERYONE = frozenset((421, 432, 454, 503, 530, 534, 535, 538))
 #: The same, by enhanced code without its class: the relay is full or closing (RFC 3463 3.4), or wants authentication or
 #: encryption that we did not give (RFC 5248: X.7.8 to X.7.13).
 _SYSTEM_DOWN = frozenset(("3.1", "3.2", "7.8", "7.9", "7.10", "7.11", "7.12", "7.13"))

@@ -126,6 +126,8 @@ def test_what_is_refused_before_the_dot_is_classified_and_nothing_was_sent(
         ("552 5.3.4 too big", MailRejected),
         ("354 what", ConnectionLost),
         ("nonsense", ConnectionLost),
+        ("250-yes\r\n550 5.1.1 and no", ConnectionLost),
+        ("451-4.3.0 no\r\n250 and yes", ConnectionLost),
         ("550 " + "x" * 9000, ConnectionLost),
     ],
 )

@@ -52,6 +52,7 @@ def reply(line: str) -> Reply:
         ("MAIL", "450 4.7.1 too many", DependencyDown),
         ("RCPT", "421 4.7.0 closing", DependencyDown),
         ("RCPT", "530 5.7.0 authenticate first", DependencyDown),
+        ("RCPT", "503 5.5.1 MAIL first", DependencyDown),
         ("RCPT", "550 5.7.11 encrypt first", DependencyDown),
         ("RCPT", "452 4.3.1 relay is full", DependencyDown),
         (DOT, "454 Throttling failure: Maximum sending rate exceeded.", DependencyDown),
