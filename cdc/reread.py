@@ -11,12 +11,13 @@ from contextlib import closing, contextmanager
 
 from cdc import positions, snapshot, start
 from cdc.contract.envelope import RECOVERY
+from cdc.copied import Blocks, CopiedRows
+from cdc.history import OldRow
 from cdc.rows import TablePlan
 from cdc.runtime.errors import ConfigInvalid
 from cdc.runtime.fields import TableName, quoted
 from cdc.runtime.postgres import Connection, errors
 from cdc.runtime.settings import Settings
-from cdc.snapshot import Lines
 from cdc.source import clock_json, source_json
 
 #: Gets a row's key and its envelope.
@@ -49,15 +50,15 @@ class Rows:
         plan = self._plans[table]
         columns = ", ".join(quoted(name) for name in plan.written())
         query = f"COPY (SELECT {columns} FROM {table.sql()} WHERE {condition}) TO STDOUT"  # noqa: S608
+        rows = CopiedRows(plan)
         with _condition_errors(), closing(self._connection.cursor()) as cursor:
-            cursor.copy_expert(query, Lines(lambda fields: on_row(*self._rendered(plan, fields)), plan.title))
+            cursor.copy_expert(query, Blocks(lambda line: on_row(*self._told(plan, rows.row(line)))))
 
     def columns(self, table: TableName) -> dict[str, str]:
         """Give a table's columns and their types."""
         return {name: column.type for name, column in self._plans[table].columns.items()}
 
-    def _rendered(self, plan: TablePlan, fields: list[str | None]) -> tuple[bytes | None, bytes]:
-        key, after = plan.snapshot_row(fields)
+    def _told(self, plan: TablePlan, row: OldRow) -> tuple[bytes | None, bytes]:
         now_ns = time.time_ns()
         source = source_json(
             self._settings.source.name,
@@ -68,8 +69,8 @@ class Rows:
             sequence=(None, self.lsn),
             xid=None,
         )
-        parts = (after, source, clock_json(now_ns))
-        return key, b'{"before":null,"after":%b,"source":%b,"transaction":null,"op":"r",%b}' % parts
+        parts = (row.after, source, clock_json(now_ns))
+        return row.key, b'{"before":null,"after":%b,"source":%b,"transaction":null,"op":"r",%b}' % parts
 
     def _ask(self, query: str) -> list[tuple[object, str]]:
         with errors(), closing(self._connection.cursor()) as cursor:

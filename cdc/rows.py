@@ -15,13 +15,13 @@ import msgspec
 from cdc import wal2json
 from cdc.contract.envelope import UNAVAILABLE
 from cdc.contract.topics import table_topic
-from cdc.cutting import Cutter, Written, object_template
+from cdc.cutting import Cutter, Written
 from cdc.privacy import Treatment, guard, treatment
 from cdc.relation import Column, Relation
 from cdc.runtime.errors import ChangeUndecodable, ConfigInvalid
 from cdc.runtime.fields import TableName
 from cdc.runtime.sections import Source, SourceTable
-from cdc.values import FAULTS, Codec, FromText, FromToken, codec, of_domain
+from cdc.values import FAULTS, Codec, FromToken, codec, of_domain
 from cdc.wal2json import Delete, Insert, RowChange
 
 _json = msgspec.json.encode
@@ -126,48 +126,15 @@ class TablePlan:
 
     def written(self) -> list[str]:
         """Name the columns that leave the reader, in table order."""
-        return [name for name, _ in self._written]
-
-    def snapshot_row(self, row: Sequence[str | None]) -> tuple[bytes | None, bytes]:
-        """Render the key and the row from the text of the `written` columns. Raises ChangeUndecodable."""
-        try:
-            values = [
-                _NULL if text is None else from_text(text) for from_text, text in zip(self._renderers, row, strict=True)
-            ]
-        except FAULTS:
-            raise self._unwritable_row(row) from None  # not `from` it: its text shows the value
-        key, whole = self._snapshot_templates
-        return key % tuple([values[place] for place in self.key_places]) if self.key else None, whole % tuple(values)
-
-    @cached_property
-    def key_places(self) -> tuple[int, ...]:
-        """Tell where the key's columns stand among the `written` ones."""
-        written = self.written()
-        return tuple(written.index(name) for name in self.key)
-
-    @cached_property
-    def _renderers(self) -> list[FromText]:
-        return [column.codec.from_text for _, column in self._written]
-
-    @cached_property
-    def _snapshot_templates(self) -> tuple[bytes, bytes]:
-        """Write the templates of the key and of the `written` columns."""
-        keys, row = (self.columns[name] for name in self.key), (column for _, column in self._written)
-        key, whole = (object_template([(column.label, b"%b") for column in some]) for some in (keys, row))
-        return key, whole
+        return [name for name, column in self.columns.items() if column.label is not None]
 
     def unwritable(self, change: RowChange) -> ChangeUndecodable:
         """Make the error of a line of which a value can't be rendered."""
         culprits = (c.name for c in (*change.columns, *change.identity) if _fails(self._value, c))
-        return self._error(next(culprits, ""))
+        return self.unwritable_value(next(culprits, ""))
 
-    def _unwritable_row(self, row: Sequence[str | None]) -> ChangeUndecodable:
-        pairs = zip(self._written, row, strict=True)
-        culprits = (name for (name, column), text in pairs if text and _fails(column.codec.from_text, text))
-        text = "\t".join(field or "" for field in row).encode()
-        return self._error(next(culprits, ""), **wal2json.fingerprint(text))
-
-    def _error(self, column: str, **fields: object) -> ChangeUndecodable:
+    def unwritable_value(self, column: str, **fields: object) -> ChangeUndecodable:
+        """Make the error of a column's value that can't be rendered."""
         return ChangeUndecodable(
             f"a value of {self.title}, column {column}, can't be written",
             hint=f'exclude = ["{column}"] under source.tables leaves it out',
@@ -175,10 +142,6 @@ class TablePlan:
             column=column,
             **fields,
         )
-
-    @cached_property
-    def _written(self) -> list[tuple[str, _Column]]:
-        return [(name, column) for name, column in self.columns.items() if column.label is not None]
 
     @cached_property
     def cutter(self) -> Cutter | None:

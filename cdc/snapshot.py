@@ -5,7 +5,6 @@ Values come by COPY in text form: the same output functions as in the WAL, so th
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 
@@ -13,20 +12,18 @@ import psycopg2
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
 from cdc.command import watermark
+from cdc.copied import Blocks, CopiedRows
 from cdc.history import OldRow
 from cdc.privacy import Treatment, treatment
 from cdc.relation import Seen
 from cdc.routing import OWN_PREFIX
 from cdc.rows import TablePlan
-from cdc.runtime.errors import ChangeUndecodable, ConfigInvalid, ConnectionLost, PermanentError
+from cdc.runtime.errors import ConfigInvalid, ConnectionLost, PermanentError
 from cdc.runtime.fields import TableName, quoted
 from cdc.runtime.postgres import Connection, classify, errors
-from cdc.wal2json import fingerprint
 
 #: A chunk whose condition takes longer would never come to an end.
 _CONDITION_TIMEOUT = "10min"
-_ESCAPES = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
-_ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 #: Operators of an extension's type lie in its schema: without it in the path, citext would be compared as text, and the
 #: comparison would not fit the order of the key's index.
 _KEY_SCHEMAS = """
@@ -37,19 +34,6 @@ _KEY_SCHEMAS = """
     )
     SELECT DISTINCT nspname FROM type JOIN pg_type t USING (oid) JOIN pg_namespace n ON n.oid = t.typnamespace
 """
-
-
-def fields_of(line: str) -> list[str | None]:
-    """Split a line of COPY's text format; None is NULL. Source: PostgreSQL's COPY, "Text Format"."""
-    if "\\" not in line:
-        return line.split("\t")  # type: ignore[return-value]
-    if line.count("\\") == line.count(r"\N"):  # nothing else is escaped: most rows with a NULL
-        return [None if field == r"\N" else field for field in line.split("\t")]
-    return [None if field == r"\N" else _unescape(field) for field in line.split("\t")]
-
-
-def _unescape(field: str) -> str:
-    return _ESCAPE.sub(lambda m: _ESCAPES.get(m[1], m[1]), field) if "\\" in field else field
 
 
 def begin(connection: Connection, exported: str | None = None, locked: Sequence[TableName] = ()) -> Seen:
@@ -146,7 +130,8 @@ def read_rows(
         with _refusals(condition):
             if condition:
                 cursor.execute(f"SET LOCAL statement_timeout TO '{_CONDITION_TIMEOUT}'")
-            cursor.copy_expert(f"COPY ({query}) TO STDOUT", Lines(_rendered(plan, on_row), plan.title))
+            rows = CopiedRows(plan)
+            cursor.copy_expert(f"COPY ({query}) TO STDOUT", Blocks(lambda line: on_row(rows.row(line))))
 
 
 def try_condition(connection: Connection, name: TableName, condition: str) -> None:
@@ -189,38 +174,3 @@ def _compared(cursor: Cursor, plan: TablePlan, sign: str, key: Sequence[str]) ->
 
 def _cast(type_name: str) -> str:
     return '"char"' if type_name == "char" else type_name  # as wal2json names it; unquoted it is SQL's character(1)
-
-
-def _rendered(plan: TablePlan, on_row: Callable[[OldRow], None]) -> Callable[[list[str | None]], None]:
-    places = plan.key_places
-
-    def take(fields: list[str | None]) -> None:
-        key, after = plan.snapshot_row(fields)
-        on_row(OldRow(key, after, tuple([fields[place] or "" for place in places])))
-
-    return take
-
-
-class Lines:
-    """The file that COPY writes to: cuts its blocks into rows, one by one in flat memory."""
-
-    def __init__(self, on_row: Callable[[list[str | None]], None], table: str = "") -> None:
-        self._on_row = on_row
-        self._table = table
-        self._rest = b""
-
-    def write(self, block: bytes) -> int:
-        if not self._rest and block.find(b"\n") == len(block) - 1:  # PostgreSQL sends each row by itself
-            self._on_row(fields_of(self._decoded(block[:-1])))
-            return len(block)
-        *lines, self._rest = (self._rest + block).split(b"\n")
-        for line in lines:
-            self._on_row(fields_of(self._decoded(line)))
-        return len(block)
-
-    def _decoded(self, line: bytes) -> str:
-        try:
-            return line.decode()
-        except UnicodeDecodeError:  # a database that is not UTF8: JSON can't hold it
-            message = f"a row of {self._table} is not UTF8"
-            raise ChangeUndecodable(message, table=self._table, **fingerprint(line)) from None

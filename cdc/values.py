@@ -40,6 +40,8 @@ class Codec(NamedTuple):
     from_token: FromToken
     #: A non-null token -> the type's text, as COPY gives it.
     text: Callable[[bytes], str] = text_of
+    #: Non-null text of COPY between quotation marks, with nothing to escape -> JSON; None where it is that already.
+    copied: FromToken = None
 
 
 def codec(type_name: str) -> Codec:
@@ -49,7 +51,7 @@ def codec(type_name: str) -> Codec:
     name, precision = _split(type_name)
     if name == "timestamp with time zone":
         digits = 6 if precision is None else precision
-        return of_text(lambda text: quoted(times.timestamptz(text, digits)))
+        return _TIMESTAMPTZ if digits == 6 else of_text(lambda text: quoted(times.timestamptz(text, digits)))
     if name in ("bit", "bit varying"):
         return of_text(scalars.bit if precision == 1 else scalars.bits)
     if name.startswith("interval"):  # `interval year to month`, `interval second(3)`
@@ -61,7 +63,12 @@ def codec(type_name: str) -> Codec:
 
 def of_text(from_text: FromText, text: Callable[[bytes], str] = text_of) -> Codec:
     """Make a codec that renders the text inside a token as it renders COPY's."""
-    return Codec(from_text, lambda token: from_text(text(token)), text)
+    return Codec(from_text, lambda token: from_text(text(token)), text, _inside(from_text))
+
+
+def _inside(from_text: FromText) -> FromToken:
+    """Render the text between a token's quotation marks."""
+    return lambda token: from_text(token[1:-1].decode())
 
 
 def of_domain(base: Codec) -> Codec:
@@ -119,6 +126,13 @@ def _timestamp(token: bytes) -> bytes:
     return quoted(times.timestamp(text_of(token)))
 
 
+def _timestamptz(token: bytes) -> bytes:
+    """Render most of them where they stand: `"2024-01-02 03:04:05.678901+00"`, in UTC as the session is."""
+    if len(token) == 31 and token[5:6] == b"-" and token[11:12] == b" " and token[-4:] == b'+00"':
+        return b'%bT%bZ"' % (token[:11], token[12:-4])
+    return quoted(times.timestamptz(text_of(token), 6))
+
+
 def _boolean_text(token: bytes) -> str:
     return token[:1].decode()
 
@@ -129,21 +143,22 @@ def _bytea_text(token: bytes) -> str:
 
 
 _STRING = Codec(_encode, None)
-_INTEGER = Codec(str.encode, None)
-_FLOAT = Codec(scalars.number, None)
+_INTEGER = Codec(str.encode, None, copied=lambda token: token[1:-1])
+_TIMESTAMPTZ = Codec(lambda text: quoted(times.timestamptz(text, 6)), _timestamptz, copied=_timestamptz)
+_FLOAT = Codec(scalars.number, None, copied=_inside(scalars.number))
 
 _CODECS: dict[str, Codec] = {
     "smallint": _INTEGER,
     "integer": _INTEGER,
     "bigint": _INTEGER,
     "oid": _INTEGER,
-    "boolean": Codec(scalars.boolean, None, _boolean_text),
+    "boolean": Codec(scalars.boolean, None, _boolean_text, _inside(scalars.boolean)),
     "real": _FLOAT,
     "double precision": _FLOAT,
-    "numeric": Codec(scalars.numeric, lambda token: b'"' + token + b'"'),
+    "numeric": Codec(scalars.numeric, lambda token: b'"' + token + b'"', copied=_inside(scalars.numeric)),
     "money": of_text(scalars.money),
     "date": of_text(lambda text: quoted(times.date(text))),
-    "timestamp without time zone": Codec(lambda text: quoted(times.timestamp(text)), _timestamp),
+    "timestamp without time zone": Codec(lambda text: quoted(times.timestamp(text)), _timestamp, copied=_timestamp),
     "time without time zone": of_text(lambda text: quoted(f"{text}Z")),
     "time with time zone": of_text(lambda text: quoted(times.timetz(text))),
     "bytea": of_text(scalars.bytea, _bytea_text),
