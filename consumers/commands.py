@@ -49,7 +49,7 @@ def check(settings: Settings) -> None:
     Ends with 1 when there is a fault.
     """
     from consumers.links import look
-    from consumers.mail import preview as mail
+    from consumers.mail import check as mail
 
     faults = [*_setup_faults(settings), *mail.check(settings), *look.check(settings)]
     for fault in faults:
@@ -62,11 +62,13 @@ def check(settings: Settings) -> None:
 def _setup_faults(settings: Settings) -> Iterator[str]:
     """Make what the consumers make at their start; nothing of it opens a connection."""
     from consumers import function
-    from consumers.rules import Rules
+    from consumers.rules import Rules, unknown_names
     from consumers.services.effect import ServiceEffect
 
+    faults = []
     for consumer in sorted({rule.consumer for rule in settings.rules}):
-        yield from _fault(lambda consumer=consumer: Rules(settings, consumer))  # type: ignore[misc]
+        faults += _fault(lambda consumer=consumer: Rules(settings, consumer))  # type: ignore[misc]
+    yield from faults or unknown_names(settings.rules)
     yield from _fault(lambda: ServiceEffect(settings).close())
     yield from _fault(lambda: function.load(settings.rules))
 

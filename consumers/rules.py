@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -16,6 +16,7 @@ from cdc.runtime.errors import ConfigInvalid, EnvelopeInvalid, PermanentError, T
 from cdc.runtime.fields import TableName
 from cdc.runtime.sections import Rule, User
 from cdc.runtime.settings import Settings
+from consumers import branches
 from consumers.delivery import Delivery, Planned
 from consumers.events import Event, changed, committed_at, kind_of
 from consumers.outcome import SkipDelivery, skipped
@@ -241,6 +242,17 @@ def _compile(rules: Iterable[Rule]) -> tuple[dict[str, Predicate], dict[str, Pre
     if faults:
         raise ConfigInvalid("\n".join(["settings do not fit:", *faults]))
     return found["when"], found["still"]
+
+
+def unknown_names(rules: Iterable[Rule]) -> Iterator[str]:
+    """Find what `when` and `still` name and nobody gives them: the lane would stop at the first user."""
+    user, environment = SeenUser.__slots__, Environment()
+    known: branches.Known = {"event": SeenEvent.__slots__, "user": user, "before": None, "after": None, "changed": None}
+    for rule in rules:
+        for fault in branches.of_expression(environment, rule.when, known):
+            yield f"rules.{rule.name}.when: {fault}"
+        for fault in branches.of_expression(environment, rule.still, {**known, "row": None, "was": user}):
+            yield f"rules.{rule.name}.still: {fault}"
 
 
 def _predicate(setting: str, text: str, expression: Callable[..., object]) -> Predicate:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 from cdc.runtime.errors import ConfigInvalid, TemplateInvalid
 from cdc.runtime.settings import Settings
 from consumers.links import pages
 from consumers.links.own import EVERY, FOLDER, SUFFIX, Pages
 from consumers.links.pages import Kind
-from consumers.mail import preview as mail
+from consumers.mail import check as mail
+from consumers.mail.page import Page, foreign, host
+from consumers.mail.preview import show
 from consumers.mail.render import ROOT_LOCALE, locales
 
 #: What stands before a page's name where a mail's template could stand.
@@ -41,7 +42,7 @@ def preview(settings: Settings, page: str, locale: str = "", in_browser: bool = 
     if kind is None:
         raise TemplateInvalid(f"there is no page {page}", hint=_known())
     own = Pages(settings.templates.path)
-    mail.show(own.render(kind, pages.language(locale.replace("_", "-"), own.languages(kind))), in_browser)
+    show(own.render(kind, pages.language(locale.replace("_", "-"), own.languages(kind))), in_browser)
 
 
 def _strays(settings: Settings) -> Iterator[str]:
@@ -73,14 +74,14 @@ def _faults(own: Pages, kind: Kind, lang: str, hosts: set[str]) -> Iterator[str]
     if not escaped:
         yield "what it says stands in it unescaped"
     yield from page.unread()
-    yield from mail.foreign(filter(_host, page.urls), hosts)
+    yield from foreign(filter(host, page.urls), hosts)
     if kind in (pages.ASK_VERIFY, pages.ASK_UNSUBSCRIBE) and not page.asks:
         yield 'it has no <form method="post"> without an action, with a <button>: the link could not be used'
     allowed = "browsers are told to run nothing, and to load nothing but images of the same site, by their path"
     yield from (f"{what}: {allowed}" for what in page.refused)
 
 
-class _Page(mail.Page):
+class _Page(Page):
     """What the checks need of a page."""
 
     def __init__(self, html: str) -> None:
@@ -99,14 +100,10 @@ class _Page(mail.Page):
             self.asks = self.asks or self._in_form
         if tag in _REFUSED or "stylesheet" in given.get("rel", ""):
             self.refused.append(f"<{tag}>")
-        if _host(given.get("src", "")):
+        if host(given.get("src", "")):
             self.refused.append(f"<{tag} src> with a host")
         self.refused += [f"<{tag} {name}>" for name in given if name == "style" or name.startswith("on")]
 
     def handle_endtag(self, tag: str) -> None:
         if tag == "form":
             self._in_form = False
-
-
-def _host(url: str) -> str | None:
-    return urlsplit(url).hostname

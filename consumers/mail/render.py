@@ -38,14 +38,14 @@ class Renderer:
         self.folder = folder
         #: Template -> its locales. Names from outside are looked up here and so never become a path unchecked.
         self.locales = {name: locales(folder / name) for name in _folders(folder) if _NAME.fullmatch(name)}
-        self._environment = Environment(
+        self.environment = Environment(
             loader=FileSystemLoader(folder),
             autoescape=lambda name: bool(name and name.endswith(".html.j2")),
             trim_blocks=True,
             lstrip_blocks=True,
             auto_reload=False,
         )
-        self._environment.filters.update(formats.FILTERS)
+        self.environment.filters.update(formats.FILTERS)
         # Style sheets stand in the layout: nothing is ever fetched.
         self._inliner = css_inline.CSSInliner(load_remote_stylesheets=False, keep_at_rules=True)
         self._hash = cache(self._hash_of)
@@ -59,15 +59,18 @@ class Renderer:
             raise TemplateInvalid(f"there is no template {template} in {self.folder}", template=template)
         own, lang = negotiate(locale, tuple(self.locales[template]))
         seen = {**names, "lang": lang, "dir": direction(own)}
-        place = template if own == ROOT_LOCALE else f"{template}/{own}"
-        subject, text, html = (self.file(f"{place}/{part}", seen) for part in PARTS)
-        html = self._with_styles(html, f"{place}/{HTML}")
+        subject, text, html = (self.file(self.part(template, own, part), seen) for part in PARTS)
+        html = self._with_styles(html, self.part(template, own, HTML))
         return Rendered(subject.strip(), text.strip() + "\n", html, lang, self._hash(template))
+
+    def part(self, template: str, locale: str, part: str) -> str:
+        """Name the file of a part in a locale that the template has."""
+        return f"{template}/{part}" if locale == ROOT_LOCALE else f"{template}/{locale}/{part}"
 
     def file(self, path: str, names: Mapping[str, object]) -> str:
         """Render one file. Raises TemplateInvalid, which never quotes a value."""
         try:
-            return self._environment.get_template(path).render(names)
+            return self.environment.get_template(path).render(names)
         except Exception as exc:
             # `from None`: the text of the cause may hold a value, and this error is logged with its causes.
             raise self._invalid(path, exc) from None

@@ -10,7 +10,8 @@ import pytest
 
 from cdc.runtime.errors import MailRejected
 from cdc.runtime.settings import Settings
-from consumers.mail.preview import HOSTILE_NAMES, Preview, build, check
+from consumers.mail.check import HOSTILE_NAMES, check
+from consumers.mail.preview import Preview, build
 from consumers.mail.render import Renderer
 
 FOLDER = Path(__file__).parents[2] / "templates"

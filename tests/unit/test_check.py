@@ -3,6 +3,7 @@
 import base64
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner, Result
 
 from consumers.commands import check
@@ -54,3 +55,24 @@ def test_an_expression_that_does_not_compile_is_found(tmp_path: Path) -> None:
     result = checked(tmp_path, when="after.id ==")
     assert result.exit_code == 1
     assert "rules.plans.when" in result.output
+
+
+@pytest.mark.parametrize(
+    ("when", "fault"),
+    [
+        ("usr.email", "usr.email, line 1: there is no usr"),
+        ("user.emial", "there is no user.emial"),
+        ("false and user.__class__", "there is no user.__class__"),
+        ("user.email | shout", "shout"),
+    ],
+)
+def test_an_expression_that_names_what_nobody_gives_is_found(tmp_path: Path, when: str, fault: str) -> None:
+    result = checked(tmp_path, when=when)
+    assert result.exit_code == 1
+    assert "rules.plans.when: " in result.output
+    assert fault in result.output
+
+
+@pytest.mark.parametrize("when", ["changed.plan and event.kind == 'changed'", "x is defined and x", "after['a b'] > 1"])
+def test_what_an_expression_may_name_is_no_fault(tmp_path: Path, when: str) -> None:
+    assert checked(tmp_path, when=when).exit_code == 0

@@ -9,7 +9,8 @@ import pytest
 
 from cdc.runtime.errors import MailRejected, TemplateInvalid
 from cdc.runtime.settings import Settings
-from consumers.mail.preview import build, check, preview
+from consumers.mail.check import check
+from consumers.mail.preview import build, preview
 
 ROW = {"id": "a", "username": "Ada", "email": "ada@example.org", "plan": "free"}
 GOOD = {
@@ -74,17 +75,67 @@ def test_a_good_template_has_no_fault(write: Write) -> None:
         (html("x", 'lang="en" dir=""'), "<html> has no dir"),
         (html('<a href="https://evil.example/x">x</a>'), "leads to evil.example"),
         (html('<a href="https://example.org.evil.example">x</a>'), "leads to example.org.evil.example"),
-        ({"t/body.txt.j2": "See https://evil.example/x."}, "leads to evil.example"),
+        ({"t/body.txt.j2": "See (https://evil.example)."}, "leads to evil.example,"),
         (html('<table background="https://cdn.evil.example/x.png">'), "leads to cdn.evil.example"),
         (html("{{ after.plan | safe }}"), "where plan is markup: it stands in the HTML unescaped"),
         (html('<img src="https://cdn.evil.example/x.png">'), "leads to cdn.evil.example"),
         (html('<a href="/verify">x</a>'), "leads to nowhere"),
+        (html('<a href="https://[evil/">x</a>'), "leads to nowhere"),
+        (html('<a href="https://evil.example\\@example.org/">x</a>'), "leads to evil.example"),
+        (html('<img srcset="https://example.org/1.png 1x, //evil.example/2.png 2x">'), "leads to evil.example"),
+        (html('<p style="background: url(https://evil.example/x.png)">x</p>'), "leads to evil.example"),
+        (html("<style>@font-face { src: url('//evil.example/x.woff') }</style>"), "leads to evil.example"),
+        (html('<meta http-equiv="refresh" content="0;url=https://evil.example/">'), "leads to evil.example"),
+        (html('<svg><image xlink:href="//evil.example/x.png" /></svg>'), "leads to evil.example"),
+        (html('<!--[if mso]><img src="https://evil.example/x.png"><![endif]-->'), "leads to evil.example"),
+        (html("See www.evil.example"), "leads to www.evil.example"),
+        (html("<p title={{ user.name }}>x</p>"), "where a name is markup: it stands in the HTML unescaped"),
+        ({"t/subject.txt.j2": "{{ user.name }}"}, "where a name is empty: the subject is empty"),
+        ({"t/body.txt.j2": "x " * 55_000}, "the text has 110"),
+        ({"t/de-AT/subject.txt.j2": "Hallo"}, "templates, t/de-AT: its folder is no locale"),
+        ({"t/en/subject.txt.j2": "Hello"}, "templates, t/en: its folder is no locale"),
         (html("{{ verify_url }}"), "UndefinedError"),
     ],
 )
 def test_a_fault_is_found_and_named(write: Write, changed: dict[str, str | None], fault: str) -> None:
     found = check(write(changed))
     assert any(fault in each for each in found), found
+
+
+@pytest.mark.parametrize(
+    ("in_branch", "fault"),
+    [
+        ("{{ nobody }}", "t/body.html.j2, line 1: there is no nobody"),
+        ("{{ user.nmae }}", "there is no user.nmae"),
+        ("{{ after['paln'] }}", "there is no after.paln"),
+        ("{{ user.name | shout }}", "there is no filter shout"),
+        ("{% if user.name is loud %}{% endif %}", "there is no test loud"),
+        ("{% include 'gone.txt' %}", "gone.txt: The file is missing"),
+        ("{% include 'piece.html.j2' %}", "piece.html.j2, line 2: there is no nobody"),
+        ("{% include 'broken.j2' %}", "broken.j2, line 1: TemplateSyntaxError"),
+        ('<a href="https://evil.example/">x</a>', "t/body.html.j2: a link or an image leads to evil.example"),
+    ],
+)
+def test_a_branch_that_the_sample_does_not_take_is_looked_at_too(write: Write, in_branch: str, fault: str) -> None:
+    pieces: dict[str, str | None] = {"piece.html.j2": "\n{{ nobody }}", "broken.j2": "{% if %}"}
+    found = check(write({**html(f"{{% if user.plan == 'never' %}}{in_branch}{{% endif %}}"), **pieces}))
+    assert len(found) == 1, found
+    assert fault in found[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{% if nobody is defined %}{{ nobody }}{% endif %}{{ nobody | default('') }}",
+        "{% if 'later' in after %}{{ after.later }}{% endif %}{{ after.get('later') }}",
+        "{% set mine = 1 %}{% for each in [mine] %}{{ each }}{{ loop.index }}{% endfor %}",
+        "{% macro sign(whose) %}{{ whose }}{{ lang }}{% endmacro %}{{ sign('x') }}{{ namespace(a=1).a }}",
+        "{% if changed %}{{ changed.plan }}{% endif %}{% include 'gone.txt' ignore missing %}",
+        "{% if never is defined %}<a href='https://{{ never }}/'>x</a><a href='{{ never }}//x'>x</a>{% endif %}",
+    ],
+)
+def test_what_a_template_asks_for_before_it_uses_it_or_makes_itself_is_no_fault(write: Write, text: str) -> None:
+    assert check(write(html(text))) == []
 
 
 @pytest.mark.parametrize(
