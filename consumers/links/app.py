@@ -84,7 +84,7 @@ class App:
         """Do what a good link is for. Raises BadData."""
         said = self._read(purpose, token)
         try:
-            outcome, page = self._do(purpose, token, said)
+            outcome, page = self._do(purpose, said)
         except Exception as exc:
             # Not a foreign error's text: it may hold a row's value.
             why = str(exc) if isinstance(exc, ServiceError) else f"{type(exc).__name__} at {journal.where(exc)}"
@@ -94,17 +94,17 @@ class App:
         _log.info("link_used", purpose=purpose, outcome=outcome)
         return page
 
-    def _read(self, purpose: str, token: str) -> tuple[str, str]:
-        """Read (key, address hash) from a link. Raises BadData. Every token is checked the same way, none too."""
+    def _read(self, purpose: str, token: str) -> tuple[str, ...]:
+        """Read what a link says. Raises BadData. Every token is checked the same way, none too."""
         if purpose == _UNSUBSCRIBE:
-            return "", signed.unsubscribing(token[:_TOKEN_MAX], self._secrets)
+            return (signed.unsubscribing(token[:_TOKEN_MAX], self._secrets),)
         return signed.verifying(token[:_TOKEN_MAX], self._secrets, self._links.max_age)
 
-    def _do(self, purpose: str, token: str, said: tuple[str, str]) -> tuple[str, Kind]:
+    def _do(self, purpose: str, said: tuple[str, ...]) -> tuple[str, Kind]:
         if purpose == _UNSUBSCRIBE:
-            uses.unsubscribe(self._settings, said[1])
+            uses.unsubscribe(self._settings, *said)
             return "unsubscribed", pages.UNSUBSCRIBED
-        outcome = uses.verify(self._settings, self._links, token, *said)
+        outcome = uses.verify(self._settings, self._links, *said)
         return outcome, {"verified": pages.VERIFIED, "used": pages.USED, "gone": pages.GONE}[outcome]
 
 
@@ -113,7 +113,10 @@ def _last(path: str) -> str:
 
 
 def _token(form: bytes) -> str:
-    return parse_qs(form.decode("ascii", "replace"), max_num_fields=20).get("token", [""])[0]
+    try:
+        return parse_qs(form.decode("ascii", "replace"), max_num_fields=20)["token"][0]
+    except (KeyError, ValueError):  # none, or more fields than any form of ours
+        return ""
 
 
 async def _body(receive: Receive, token: str) -> str:
@@ -128,7 +131,7 @@ async def _body(receive: Receive, token: str) -> str:
                     raise BadData("no form of ours")
                 if not message.get("more_body"):
                     return token or _token(read)
-    except (TimeoutError, ValueError) as exc:
+    except TimeoutError as exc:
         raise BadData("no form of ours") from exc
 
 

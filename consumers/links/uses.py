@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import re
 from contextlib import closing
@@ -30,7 +29,7 @@ _USE = """
 _SQL_PARTS = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|::|:(?P<name>[A-Za-z_]\w*)|%""")
 
 
-def verify(settings: Settings, links: Links, token: str, key: str, address: str) -> Outcome:
+def verify(settings: Settings, links: Links, key: str, address: str, identity: str) -> Outcome:
     """Use a verify link for the user and the address (hashed) that it says. Raises what PostgreSQL's errors mean.
 
     A crash before the user's row is changed: nothing happened, and the link can still be used. A crash after that and
@@ -38,7 +37,7 @@ def verify(settings: Settings, links: Links, token: str, key: str, address: str)
     """
     with closing(postgres.connect(settings.ledger_dsn, application_name="pgherald links")) as ledger:
         with postgres.errors(), ledger, ledger.cursor() as cursor:
-            cursor.execute(_USE, (hashlib.sha256(token.encode()).hexdigest(), key))
+            cursor.execute(_USE, (identity, key))
             if cursor.fetchone() is None:
                 return "used"
             if not _change_row(settings, links, key, address):

@@ -96,7 +96,7 @@ def check(
 
     `secrets` newest first, as in settings. Raises itsdangerous.BadData: SignatureExpired when it is only too old.
     """
-    said, address = verifying(token, secrets, max_age)
+    said, address, _ = verifying(token, secrets, max_age)
     if key is not None and not _same(key, said):
         raise BadPayload("made for another user")
     if email is not None and not _same(address_hash(email), address):
@@ -104,12 +104,16 @@ def check(
     return said
 
 
-def verifying(token: str, secrets: Sequence[str], max_age: timedelta) -> tuple[str, str]:
-    """Give the key and the hash of the address that a verify link was made for. Raises as `check`."""
-    said = _signer(secrets).loads(token, max_age=int(max_age.total_seconds()))
+def verifying(token: str, secrets: Sequence[str], max_age: timedelta) -> tuple[str, str, str]:
+    """Give the key and the hash of the address that a verify link was made for, and its identity. Raises as `check`.
+
+    One link can be spelled in many ways that all verify (base64 has bits to spare); its identity is the same in each.
+    """
+    said, made_at = _signer(secrets).loads(token, max_age=int(max_age.total_seconds()), return_timestamp=True)
     if not isinstance(said, dict) or not {"key", "address"} <= said.keys():
         raise BadPayload("not a verify link")
-    return str(said["key"]), str(said["address"])
+    key, address = str(said["key"]), str(said["address"])
+    return key, address, hashlib.sha256(f"{made_at.timestamp()}\0{address}\0{key}".encode()).hexdigest()
 
 
 def address_hash(email: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
+from string import ascii_letters, digits
 
 import httpx
 import pytest
@@ -77,6 +78,14 @@ def test_scanners_burn_nothing_and_the_button_confirms_once(site: Site) -> None:
     assert site.database.execute("SELECT purpose, key FROM pgherald.link_use") == [("verify", KEY)]
 
 
+def test_a_used_link_stays_used_however_it_is_spelled(site: Site) -> None:
+    url = site.url()
+    assert httpx.post(url).status_code == 200
+    spelled = [url[:-1] + last for last in ascii_letters + digits + "-_"] + [f"{url}=", "=.".join(url.rsplit(".", 1))]
+    answers = {httpx.post(each).status_code for each in spelled}
+    assert (answers, site.verified) == ({400, 410}, 1)
+
+
 def test_of_many_clicks_at_once_one_counts(site: Site) -> None:
     url = site.url()
     with ThreadPoolExecutor(8) as threads:
@@ -110,6 +119,7 @@ def test_what_is_forged_damaged_too_old_or_elsewhere_changes_nothing(site: Site)
     for url in bad:
         assert {httpx.get(url).status_code, httpx.post(url).status_code} == {400}
     assert httpx.post(site.base, content=b"x" * 20_000).status_code == 400
+    assert httpx.get(f"{good}&{'a=b&' * 50}").status_code == httpx.post(f"{good}&{'a=b&' * 50}").status_code == 400
     assert httpx.put(good).status_code == 405
     assert httpx.get(good.replace("/verify", "/other")).status_code == 404
     assert site.database.execute("SELECT * FROM pgherald.link_use") == []
