@@ -19,7 +19,6 @@ from consumers.mail.session import Timeouts
 USUAL = Timeouts()
 #: Someone waits in front of a preflight.
 _IMPATIENT = Timeouts(connect_s=10.0, command_s=10.0)
-_THROTTLED = 5
 
 
 class Transport:
@@ -50,7 +49,7 @@ class Transport:
         except DependencyDown as exc:
             if not _is_in_a_mail(exc):
                 raise
-            raise self._losses.judge(exc, mail.message_id, _times(exc)) from exc.__cause__
+            raise self._losses.judge(exc, mail.message_id) from exc.__cause__
         self._losses.taken(mail.message_id)
         return str(reply)
 
@@ -93,8 +92,3 @@ def probe(smtp: Smtp) -> None:
 def _is_in_a_mail(exc: DependencyDown) -> bool:
     """Tell whether it happened at a mail, which may be why: the relay hung up, fell silent, or refused all."""
     return exc.fields.get("step") in ("MAIL", "RCPT", "DATA", DOT)
-
-
-def _times(exc: DependencyDown) -> int:
-    """Say how often it must happen to one mail to be its own: a relay that throttles hits the same one by chance."""
-    return _THROTTLED if str(exc.fields.get("code", "")).startswith("4") else 1
