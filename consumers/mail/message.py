@@ -33,6 +33,8 @@ _UNSAFE = frozenset(("Cc", "Cs", "Zl", "Zp"))
 #: new line, and with it a header (CVE-2024-6923). Without its beginning there is none.
 _ENCODED_WORD = "=?"
 
+#: Ten megabytes of a name would take minutes to fold, and no relay takes them.
+_VALUE_MAX = 10_000
 #: Longer ones are encoded even if they are ASCII: that folds them between words and within.
 _HEADER_MAX = 60
 _FOLD = re.compile(rb"\r\n[ \t]+(?=[^ \t\r\n])")
@@ -118,7 +120,10 @@ def _with_delivery(envelope_from: str, bounce: str) -> str:
 
 
 def address(email: str | None) -> Address:
-    """Read a user's address. Raises MailRejected, which never quotes it: no_address, address_invalid, header_unsafe."""
+    """Read a user's address. Raises MailRejected, which never quotes it.
+
+    Codes: no_address, address_invalid, header_unsafe, too_long.
+    """
     found = _address(email)
     recipient = found.ascii_email or f"{found.local_part}@{found.ascii_domain}"
     return Address(recipient, needs_smtputf8=found.ascii_email is None)
@@ -142,7 +147,7 @@ def compose(
 ) -> Mail:
     """Build a mail. Raises MailRejected with a code, never with a value, when it can't be sent as it is.
 
-    Codes: header_unsafe, body_unfit. `bounce` stands for `{delivery}` in the sender's envelope_from.
+    Codes: header_unsafe, too_long, body_unfit. `bounce` stands for `{delivery}` in the sender's envelope_from.
     """
     headers = {
         "From": sender.header,
@@ -205,6 +210,9 @@ def _encoded(header: str, text: str) -> str:
 
 
 def _safe(part: str, value: str) -> str:
+    if len(value) > _VALUE_MAX:
+        message = f"the {part} is too long for a mail"
+        raise MailRejected(message, code="too_long", part=part, users_own=part != "subject")
     if _ENCODED_WORD in value or any(unicodedata.category(character) in _UNSAFE for character in value):
         message = f"the {part} holds control characters or an encoded word"
         # A subject's may be the template's, for everyone.

@@ -132,6 +132,15 @@ def test_a_name_or_subject_is_refused_or_arrives_as_it_is_and_adds_no_header(nam
     assert decoded(mail, "To", lambda value: parseaddr(value)[0]).split() == name.split()
 
 
+@pytest.mark.parametrize(("part", "users_own"), [("name", True), ("subject", False)])
+def test_what_would_take_minutes_to_fold_is_refused_at_once(part: str, users_own: bool) -> None:
+    refused = attempted(**{part: "B" * 10_001})
+    assert isinstance(refused, MailRejected)
+    assert (refused.fields["code"], refused.fields["users_own"]) == ("too_long", users_own)
+    with pytest.raises(MailRejected, match="the address is too long"):
+        message.address("a" * 10_000 + "@example.org")
+
+
 @given(email=hostile | st.emails() | st.tuples(hostile, hostile).map("@".join))
 @example(email="ada@example.org\r\nBcc: eve@example.org")
 @example(email="=?utf-8?q?ada@example.org")
