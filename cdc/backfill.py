@@ -22,8 +22,9 @@ from cdc.history import Envelopes, OldRow, Origin
 from cdc.publisher import Publisher
 from cdc.resume import Resume
 from cdc.rows import TablePlan
-from cdc.runtime.errors import ConnectionLost, PermanentError, RetryableError, ServiceError
+from cdc.runtime.errors import ChangeUndecodable, ConnectionLost, PermanentError, RetryableError, ServiceError
 from cdc.runtime.log import get_logger
+from cdc.skip import Skip, unreadable_row
 from cdc.snapshot import is_resumable
 from cdc.watermark import Created, Window
 
@@ -46,13 +47,20 @@ class Backfill:
     """
 
     def __init__(
-        self, resume: Resume, publisher: Publisher, database: str, reader: ChunkReader, tries: Counter[Reading]
+        self,
+        resume: Resume,
+        publisher: Publisher,
+        database: str,
+        reader: ChunkReader,
+        tries: Counter[Reading],
+        skip: Skip,
     ) -> None:
         self._resume = resume
         self._publisher = publisher
         self._database = database
         self._reader = reader
         self._tries = tries
+        self._skip = skip
         self._window: Window | None = None
         self._created = Created()
         #: The watermark that is waited for; empty while nothing is asked for.
@@ -155,8 +163,12 @@ class Backfill:
             return self._reader.answer(timeout_s)
         except ServiceError as exc:
             self._nonce = ""
-            self._give_up(exc)
+            self._give_up(self._named(exc) if isinstance(exc, ChangeUndecodable) else exc)
             return None
+
+    def _named(self, exc: ChangeUndecodable) -> ChangeUndecodable:
+        state = self._resume.state
+        return unreadable_row(exc, self._resume.name, state.epoch, state.lsn)
 
     def _give_up(self, exc: ServiceError) -> None:
         """Leave a table that can't be read. What an operator asked for never stops capture, our own reading does."""
@@ -174,7 +186,9 @@ class Backfill:
         marker = "recovery" if chunk.reading.why == "recovery" else "incremental"
         now_ns = time.time_ns()
         for row in rows:
-            self._publisher.publish(envelopes.event(row, marker, now_ns))
+            event = envelopes.event(row, marker, now_ns)
+            if not (self._skip.active and self._skip.leaves_out(event.event_id)):
+                self._publisher.publish(event)
         self._after = chunk.upto
         self._set(progress.advanced(self._state, chunk.upto if is_resumable(chunk.plan) else (), len(rows)))
         if chunk.ends:

@@ -23,6 +23,7 @@ from cdc.runtime.errors import ChangeUndecodable, RetryableError, SlotInUse
 from cdc.runtime.lifecycle import Stop, Stopped
 from cdc.runtime.log import get_logger
 from cdc.runtime.settings import Settings
+from cdc.skip import Skip, stopped_at
 from cdc.start import Session, open_session
 from cdc.wal2json import Begin, Change, Commit, Message, RowChange, Truncate
 
@@ -50,10 +51,9 @@ lag = Lag()
 class Stream:
     """One session with the slot, from the last committed position to the first error or a stop."""
 
-    def __init__(self, session: Session, skip: str | None) -> None:
+    def __init__(self, session: Session, skip: Skip) -> None:
         self._slot, self._publisher, self._router, self._resume, self._backfill = session
-        # An event of a key change names the half of it; what is skipped is the change.
-        self._skip = skip.removesuffix(":d").removesuffix(":c") if skip else None
+        self._skip = skip
         self._xid = 0
         self._lsn = 0
         self._index = 0
@@ -116,7 +116,7 @@ class Stream:
         event = self._router.quick(line, data_start, self._index, now_ns)
         if event is None:
             self._interpret(line, data_start, now_ns)
-        elif self._caught_up and self._skip is None and not self._backfill.active:
+        elif self._caught_up and not self._skip.active and not self._backfill.active:
             self._send(event)  # nothing else is to be asked of most rows
         else:
             self._publish([event], Position(self._lsn, self._index))
@@ -226,27 +226,17 @@ class Stream:
         self._oldest_us = 0
 
     def _is_skipped(self, position: Position) -> bool:
-        if self._skip is None or self._resume.event_id(position) != self._skip:
-            return False
-        metrics.changes_skipped.inc()
-        _log.warning("change_skipped", event_id=self._skip, severity="DATALOSS")
-        return True
+        return self._skip.active and self._skip.leaves_out(self._resume.event_id(position))
 
     def _pass_or_stop(self, exc: ChangeUndecodable, line: bytes) -> None:
         """Stop at a line that can't be used; leave it out when the operator said so, or when it was left out before."""
         position = Position(self._lsn, self._index)
-        if not self._resume.is_new(position) or self._is_skipped(position):
-            return
-        id_, known = self._resume.event_id(position), wal2json.fingerprint(line)
-        on = f"`pgherald capture --skip {id_}` goes on behind it"
-        raise ChangeUndecodable(
-            f"{exc.message}: {id_}, {known['length_bytes']} bytes, sha256 {known['sha256']}",
-            hint=f"{exc.hint}; {on}" if exc.hint else on,
-            **exc.fields | known,
-        ) from exc
+        if self._resume.is_new(position) and not self._is_skipped(position):
+            exc.fields.update(wal2json.fingerprint(line))
+            raise stopped_at(exc, self._resume.event_id(position)) from exc
 
 
-def run(settings: Settings, stop: Stop, skip: str | None = None) -> None:
+def run(settings: Settings, stop: Stop, skip: Skip) -> None:
     """Read until a stop is requested; come back after everything that may pass. Raises FatalError for the rest."""
     global streaming
     attempt = 0
@@ -255,7 +245,7 @@ def run(settings: Settings, stop: Stop, skip: str | None = None) -> None:
     while not stop.requested:
         try:
             with ExitStack() as opened:
-                session = open_session(settings, opened, stop, tries)
+                session = open_session(settings, opened, stop, tries, skip)
                 position = session.resume.position
                 _log.info("streaming", slot=session.slot.name, lsn=position.lsn, index=position.index)
                 standby, streaming = False, True
@@ -271,6 +261,8 @@ def run(settings: Settings, stop: Stop, skip: str | None = None) -> None:
                 _log.info("standing_by", reason="another process reads the slot")
             standby = True
             stop.wait(_STANDBY_EVERY_S)
+        except ChangeUndecodable as exc:
+            raise skip.way_on(exc) from exc
         except RetryableError as exc:
             attempt += 1
             wait_s = delay_s(attempt, 0.2, 10.0, random.random())  # noqa: S311  no secret

@@ -19,6 +19,7 @@ from cdc.runtime.errors import PermanentError, ServiceError
 from cdc.runtime.fields import TableName
 from cdc.runtime.log import get_logger
 from cdc.runtime.postgres import Connection
+from cdc.skip import Skip
 
 _log = get_logger("snapshot")
 
@@ -60,10 +61,14 @@ class ChunkReader:
     """One chunk is asked for at a time, and comes when it comes; a table without a key comes in many parts."""
 
     def __init__(
-        self, connect: Callable[[], Connection], plan_of: Callable[[Connection, TableName], TablePlan | None]
+        self,
+        connect: Callable[[], Connection],
+        plan_of: Callable[[Connection, TableName], TablePlan | None],
+        skip: Skip,
     ) -> None:
         self._connect = connect
         self._plan_of = plan_of
+        self._skip = skip
         self._connection: Connection | None = None
         self._answers: queue.Queue[Chunk | Exception] = queue.Queue(maxsize=2)
         self._closed = threading.Event()
@@ -157,7 +162,9 @@ class ChunkReader:
         chunk.upto = snapshot.chunk_end(connection, plan, reading.after, self._rows)
         chunk.ends = not chunk.upto
         between = (reading.after, chunk.upto)
-        snapshot.read_rows(connection, plan, chunk.take, between=between, condition=reading.where, limit=self._rows)
+        snapshot.read_rows(
+            connection, plan, chunk.take, self._skip, between=between, condition=reading.where, limit=self._rows
+        )
         snapshot.end(connection)
         snapshot.write_watermark(connection, chunk.nonce)
         self._adapt(time.monotonic() - began_at, chunk.size_bytes)
@@ -179,7 +186,7 @@ class ChunkReader:
                 self._give(part)
                 part = self._part(whole)
 
-        snapshot.read_rows(connection, whole.plan, take, condition=whole.reading.where)
+        snapshot.read_rows(connection, whole.plan, take, self._skip, condition=whole.reading.where)
         snapshot.end(connection)
         part.ends = True
         self._give(part)

@@ -14,8 +14,13 @@ from cdc.runtime.settings import Settings
 
 @click.command()
 @with_settings
-@click.option("--skip", metavar="EVENT_ID", help="Leave this one change out; the error that stopped capture names it.")
-def capture(settings: Settings, skip: str | None) -> None:
+@click.option(
+    "--skip",
+    metavar="EVENT_ID",
+    multiple=True,
+    help="Leave this change or row out; the error that stopped capture names it. May be repeated.",
+)
+def capture(settings: Settings, skip: tuple[str, ...]) -> None:
     """Run the reader: PostgreSQL's WAL into Kafka, until it is told to stop.
 
     One process reads a slot; a second one waits as its hot standby. Ends with 0 on SIGTERM and SIGINT.
@@ -30,12 +35,13 @@ def capture(settings: Settings, skip: str | None) -> None:
     from cdc import measure
     from cdc.runtime import health, metrics
     from cdc.runtime.lifecycle import Stop
+    from cdc.skip import Skip
 
     stop = Stop().on_signals()
     metrics.slot_lag_seconds.set_function(lambda: reader.lag.seconds(time.time()))
     health.serve(settings.metrics.listen, ready=lambda: reader.streaming)
     threading.Thread(target=measure.run, args=(settings, stop), name="measure", daemon=True).start()
-    reader.run(settings, stop, skip)
+    reader.run(settings, stop, Skip(skip))
 
 
 @click.command()

@@ -14,9 +14,11 @@ from cdc.history import Envelopes, Markers, OldRow, Origin
 from cdc.publisher import Publisher
 from cdc.resume import Resume
 from cdc.rows import TablePlan
+from cdc.runtime.errors import ChangeUndecodable
 from cdc.runtime.lifecycle import Stop, Stopped
 from cdc.runtime.log import get_logger
 from cdc.runtime.postgres import Connection
+from cdc.skip import Skip, unreadable_row
 from cdc.slot import Slot
 
 _log = get_logger("snapshot")
@@ -32,12 +34,15 @@ _TELL_EVERY_S = 5.0
 class Initial:
     """Publishes the snapshot of a new slot, under the slot's lock. The slot gets its feedback, the stream waits."""
 
-    def __init__(self, resume: Resume, publisher: Publisher, held: Slot, origin: Origin, stop: Stop) -> None:
+    def __init__(
+        self, resume: Resume, publisher: Publisher, held: Slot, origin: Origin, stop: Stop, skip: Skip
+    ) -> None:
         self._resume = resume
         self._publisher = publisher
         self._slot = held
         self._origin = origin
         self._stop = stop
+        self._skip = skip
         self._markers = Markers(self._publish)
         self._envelopes: dict[str, Envelopes] = {}
         self._plans: dict[str, TablePlan] = {}
@@ -55,7 +60,10 @@ class Initial:
         for plan in plans:
             self._plans[plan.title] = plan
             self._envelopes[plan.title] = Envelopes(self._origin, plan)
-            self._read(connection, plan)
+            try:
+                self._read(connection, plan)
+            except ChangeUndecodable as exc:
+                raise unreadable_row(exc, self._origin.name, self._origin.epoch, self._origin.lsn) from exc
         self._markers.end()
         self._left.clear()
         self._commit()
@@ -66,21 +74,23 @@ class Initial:
             self._markers.add(plan, row)
 
         if not plan.key:
-            snapshot.read_rows(connection, plan, take)
+            snapshot.read_rows(connection, plan, take, self._skip)
             return
         snapshot.bring_key_operators(connection, plan)
         after: tuple[str, ...] = ()
         while upto := snapshot.chunk_end(connection, plan, after, _CHUNK_ROWS):
-            snapshot.read_rows(connection, plan, take, between=(after, upto), limit=_CHUNK_ROWS)
+            snapshot.read_rows(connection, plan, take, self._skip, between=(after, upto), limit=_CHUNK_ROWS)
             after = upto
-        snapshot.read_rows(connection, plan, take, between=(after, ()), limit=_CHUNK_ROWS)
+        snapshot.read_rows(connection, plan, take, self._skip, between=(after, ()), limit=_CHUNK_ROWS)
 
     def _publish(self, plan: TablePlan, row: OldRow, marker: str) -> None:
         while self._left[0].title != plan.title:
             self._left.pop(0)
             self._rows = 0
         marker = "recovery" if self._recovers else marker
-        self._publisher.publish(self._envelopes[plan.title].event(row, marker, self._now_ns))
+        event = self._envelopes[plan.title].event(row, marker, self._now_ns)
+        if not (self._skip.active and self._skip.leaves_out(event.event_id)):
+            self._publisher.publish(event)
         self._rows += 1
         self._last = row
         is_due = self._publisher.is_full

@@ -18,6 +18,8 @@ from cdc.runtime import metrics
 from cdc.runtime.errors import BrokerUnavailable, ChangeUndecodable, ServiceError
 from cdc.runtime.log import get_logger
 from cdc.runtime.sections import Kafka
+from cdc.skip import stopped_at
+from cdc.wal2json import fingerprint
 
 _log = get_logger("publisher")
 
@@ -38,14 +40,13 @@ _TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE,)
 
 
 def _too_large(event: Event) -> ChangeUndecodable:
-    """Name the event that the broker does not take: its id, topic and length, never its content."""
-    id_, length_bytes = event.event_id, len(event.value or b"")
-    return ChangeUndecodable(
-        f"the event {id_} of {event.topic} has {length_bytes} bytes, more than the broker takes",
-        hint="Raise max.message.bytes of its topic, leave the wide column out (source.tables.exclude), or pass it with "
-        f"`pgherald capture --skip {id_}`",
-        length_bytes=length_bytes,
+    """Name the event that the broker does not take: its id, topic, length and hash, never its content."""
+    exc = ChangeUndecodable(
+        f"an event of {event.topic} is larger than the broker takes",
+        hint="Raise max.message.bytes of its topic, or leave the wide column out (source.tables.exclude)",
+        **fingerprint(event.value or b""),
     )
+    return stopped_at(exc, event.event_id)
 
 
 class Publisher:

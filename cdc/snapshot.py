@@ -18,9 +18,10 @@ from cdc.privacy import Treatment, treatment
 from cdc.relation import Seen
 from cdc.routing import OWN_PREFIX
 from cdc.rows import TablePlan
-from cdc.runtime.errors import ConfigInvalid, ConnectionLost, PermanentError
+from cdc.runtime.errors import ChangeUndecodable, ConfigInvalid, ConnectionLost, PermanentError
 from cdc.runtime.fields import TableName, quoted
 from cdc.runtime.postgres import Connection, classify, errors
+from cdc.skip import Skip
 
 #: A chunk whose condition takes longer would never come to an end.
 _CONDITION_TIMEOUT = "10min"
@@ -108,6 +109,7 @@ def read_rows(
     connection: Connection,
     plan: TablePlan,
     on_row: Callable[[OldRow], None],
+    skip: Skip,
     *,
     between: tuple[Sequence[str], Sequence[str]] = ((), ()),
     condition: str = "",
@@ -127,11 +129,23 @@ def read_rows(
             query += f" ORDER BY {', '.join(map(quoted, plan.key))}"
         if limit is not None:
             query += f" LIMIT {limit}"  # never reached: it tells the planner to walk along the key
-        with _refusals(condition):
+        with _refusals(condition), _as_stored(cursor):
             if condition:
                 cursor.execute(f"SET LOCAL statement_timeout TO '{_CONDITION_TIMEOUT}'")
-            rows = CopiedRows(plan)
-            cursor.copy_expert(f"COPY ({query}) TO STDOUT", Blocks(lambda line: on_row(rows.row(line))))
+            cursor.copy_expert(f"COPY ({query}) TO STDOUT", Blocks(_taken(CopiedRows(plan), on_row, skip)))
+
+
+def _taken(rows: CopiedRows, on_row: Callable[[OldRow], None], skip: Skip) -> Callable[[bytes], None]:
+    def take(line: bytes) -> None:
+        try:
+            row = rows.row(line)
+        except ChangeUndecodable as exc:
+            if not skip.leaves_out_unread(exc):
+                raise
+        else:
+            on_row(row)
+
+    return take
 
 
 def try_condition(connection: Connection, name: TableName, condition: str) -> None:
@@ -149,6 +163,17 @@ def try_condition(connection: Connection, name: TableName, condition: str) -> No
             if isinstance(error, ConnectionLost):
                 raise error from exc
             raise ConfigInvalid(f"--where: {str(exc).splitlines()[0]}") from exc
+
+
+@contextmanager
+def _as_stored(cursor: Cursor) -> Iterator[None]:
+    """Take the bytes of a SQL_ASCII database as they are: for one row that is not UTF8 it would refuse all of them."""
+    unchecked = cursor.connection.info.parameter_status("server_encoding") == "SQL_ASCII"
+    if unchecked:
+        cursor.execute("SET LOCAL client_encoding TO SQL_ASCII")
+    yield
+    if unchecked:
+        cursor.execute("SET LOCAL client_encoding TO UTF8")
 
 
 @contextmanager

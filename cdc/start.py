@@ -29,6 +29,7 @@ from cdc.runtime.fields import TableName
 from cdc.runtime.lifecycle import Stop, Stopped
 from cdc.runtime.log import get_logger
 from cdc.runtime.settings import Settings
+from cdc.skip import Skip
 from cdc.slot import Created, Slot, session_options
 from cdc.wal2json import OPTIONS
 
@@ -76,7 +77,7 @@ class Session(NamedTuple):
     backfill: Backfill
 
 
-def open_session(settings: Settings, opened: ExitStack, stop: Stop, tries: Counter[Reading]) -> Session:
+def open_session(settings: Settings, opened: ExitStack, stop: Stop, tries: Counter[Reading], skip: Skip) -> Session:
     """Take the slot and the transactional id, and publish a new slot's snapshot.
 
     Raises RetryableError for what may pass, SlotInUse while another reader is healthy, FatalError for the rest.
@@ -110,15 +111,15 @@ def open_session(settings: Settings, opened: ExitStack, stop: Stop, tries: Count
             plans = locked
             name, state = settings.source.name, resumed.state
             origin = Origin(name, cluster.database, state.epoch, state.lsn, seen.next_xid, time.time_ns() // 1000)
-            Initial(resumed, publisher, held, origin, stop).run(copying, plans)
+            Initial(resumed, publisher, held, origin, stop, skip).run(copying, plans)
     resumed.state = msgspec.structs.replace(resumed.state, timeline=cluster.timeline, options=resume.hash_of(options))
     recorded = resumed.state.parts
     router = _router(settings, connection, cluster.database, resumed, plans, start_lsn)
     if resumed.state.parts != recorded:
         # Before anything else happens to them: a crash from here on, and the next start knows them.
         publisher.commit(*resumed.record(resumed.position, complete=resumed.state.complete))
-    reader = ChunkReader(lambda: connect(settings), lambda opened, name: _plan_of(settings, opened, name))
-    backfill = opened.enter_context(closing(Backfill(resumed, publisher, cluster.database, reader, tries)))
+    reader = ChunkReader(lambda: connect(settings), lambda opened, name: _plan_of(settings, opened, name), skip)
+    backfill = opened.enter_context(closing(Backfill(resumed, publisher, cluster.database, reader, tries, skip)))
     return Session(held, publisher, router, resumed, backfill)
 
 

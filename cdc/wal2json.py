@@ -131,6 +131,9 @@ _decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Change)
 #: A type in a schema whose name needs quotes: wal2json 2.5 and 2.6 take them for those of JSON and write the name bare.
 _BARE_TYPE = re.compile(rb',"type":("(?:[^"]|"")+"\..+?)(?=,"value":|\}[,\]])')
 
+#: What stands before a row's values: only names and numbers, of which the last ones are the table's.
+_TABLE = re.compile(rb'\{(?:"\w+":(?:"[^"]*"|\d+),)*"schema":"((?:[^"\\]|\\.)*)","table":"((?:[^"\\]|\\.)*)"')
+
 
 def decode(line: bytes) -> Change:
     """Read one line. Raises ChangeUndecodable, which tells its length and hash, never what it says."""
@@ -139,13 +142,22 @@ def decode(line: bytes) -> Change:
         if not line.isascii() and isinstance(change, RowChange):
             line.decode()  # values are taken as they come, and those of a database that is not UTF8 are no JSON
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
-        raise ChangeUndecodable("a wal2json line can't be read", **fingerprint(line)) from exc
+        title = _title(line)
+        raise ChangeUndecodable(
+            f"a wal2json line{title and f' of {title}'} can't be read", table=title, **fingerprint(line)
+        ) from exc
     return change
 
 
 def fingerprint(line: bytes) -> dict[str, Any]:
     """Tell which line it was without telling what it says."""
     return {"length_bytes": len(line), "sha256": hashlib.sha256(line).hexdigest()}
+
+
+def _title(line: bytes) -> str:
+    """Find the table of a line, which stands before every value; nothing where it says none."""
+    found = _TABLE.match(line)
+    return b".".join(found.groups()).decode(errors="replace") if found else ""
 
 
 def _decoded(line: bytes) -> Change:

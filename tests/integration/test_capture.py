@@ -290,6 +290,21 @@ def test_an_event_larger_than_the_broker_takes_stops_the_reader_until_it_is_skip
     assert {record.key for record in deployment.events()} == {'{"id":1}', '{"id":3}'}
 
 
+def test_a_row_that_is_too_large_is_passed_wherever_the_snapshot_reads_it(deployment: Deployment) -> None:
+    wide = "SELECT 2, string_agg(md5(n::text), '') FROM generate_series(1, 100000) n"
+    deployment.database.execute("INSERT INTO users VALUES (1, 'a'), (3, 'c')")
+    deployment.database.execute(f"INSERT INTO users (id, email) {wide}")
+    for _ in range(2):  # from the exported snapshot, then beside the stream: at another LSN
+        reader = deployment.start("capture")
+        assert reader.exit_code() == 70
+        assert re.search(r", \d+ bytes, sha256 [0-9a-f]{64}", reader.log.read_text())
+    (skip,) = set(re.findall(r"--skip (\S+?)`", reader.log.read_text()))
+    deployment.database.execute("SELECT pg_logical_emit_message(true, 'app', 'the WAL goes on')")
+    deployment.capture("--skip", skip)
+    until(lambda: len(deployment.events()) == 2, 30, "the other rows to be read")
+    assert {(record.op, record.key) for record in deployment.events()} == {("r", '{"id":1}'), ("r", '{"id":3}')}
+
+
 @pytest.mark.parametrize("how", ["killed", "stopped"])
 def test_an_interrupted_snapshot_goes_on_and_what_is_written_meanwhile_is_news(
     deployment: Deployment, how: str

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.local.net import until
 from tests.support.database import Database, fresh
 from tests.support.deployment import Deployment
 from tests.support.servers import KafkaServer, PostgresServer
@@ -56,3 +57,17 @@ def test_a_snapshot_row_that_is_not_utf8_stops_before_the_stream(deployment: Dep
     assert "public.users" in log
     assert "hidden" not in log
     assert "Traceback" not in log
+
+
+def test_rows_of_a_snapshot_that_are_not_utf8_are_passed_one_by_one(deployment: Deployment) -> None:
+    deployment.database.execute("INSERT INTO users VALUES (1, 'a'), (2, E'hidden \\xff'), (3, E'\\xfe'), (4, 'd')")
+    skips: list[str] = []
+    for faults in (1, 2):
+        process = deployment.start("capture", *skips)
+        assert process.exit_code() == 70
+        (options,) = re.findall(r"`pgherald capture ([^`]+)` goes on behind it", process.log.read_text())
+        skips = options.split()
+        assert skips[::2] == ["--skip"] * faults
+    deployment.capture(*skips)
+    until(lambda: len(deployment.events()) == 2, 30, "the other rows to be read")
+    assert [(record.op, record.key) for record in deployment.events()] == [("r", '{"id":1}'), ("r", '{"id":4}')]

@@ -16,6 +16,7 @@ from cdc import catalog, rows, snapshot, wal2json
 from cdc.rows import TablePlan
 from cdc.runtime.fields import TableName, quoted
 from cdc.runtime.sections import Source, SourceTable
+from cdc.skip import Skip
 from cdc.slot import session_options
 from tests.support.database import Database
 
@@ -46,7 +47,8 @@ class Renderer:
             for row in inserted:
                 _insert(execute, plan.name, row)
             copied: list[Row] = []
-            snapshot.read_rows(self._session, replace(plan, key=()), lambda row: copied.append(json.loads(row.after)))
+            keyless = replace(plan, key=())
+            snapshot.read_rows(self._session, keyless, lambda row: copied.append(json.loads(row.after)), Skip())
             streamed = [json.loads(after) for after in self._after(execute, plan)]
         assert len(copied) == len(streamed) == len(inserted)
         yield from zip(copied, streamed, strict=True)

@@ -25,6 +25,7 @@ from cdc.runtime.errors import ChangeUndecodable
 from cdc.runtime.fields import TableName
 from cdc.runtime.lifecycle import Stop
 from cdc.runtime.sections import Source, SourceTable
+from cdc.skip import Skip, unreadable_row
 from cdc.slot import Slot
 from cdc.start import Session
 from tests.support.catalogs import SaidCatalog, captured
@@ -77,7 +78,7 @@ def row(id_: int, born: str, action: str = "I", old: int | None = None) -> bytes
     return json.dumps({**line, "columns": [column("id", id_), column("born", born)], **identity}).encode()
 
 
-def stream(*rows: bytes, skip: str | None = None) -> list[bytes | None]:
+def stream(*rows: bytes, skip: str = "") -> list[bytes | None]:
     """Feed one transaction of these rows; give the keys of what is published."""
     begin = b'{"action":"B","xid":7,"timestamp":"2026-11-23 20:19:52.461147+00","nextlsn":"0/64"}'
     lines = Lines([begin, *rows, b'{"action":"C","xid":7,"nextlsn":"0/64"}'])
@@ -86,13 +87,17 @@ def stream(*rows: bytes, skip: str | None = None) -> list[bytes | None]:
     router = Router("shop", "db", 1, captured(source, SaidCatalog(RELATION)))
     resume = Resume("positions", "slot", "shop", first_record(Cluster("1", 1, "db", 0), "options"))
     publisher = cast(Publisher, lines)
-    idle = Backfill(resume, publisher, "db", cast(ChunkReader, None), Counter())
-    Stream(Session(cast(Slot, lines), publisher, router, resume, idle), skip).run(lines.stop)
+    skips = Skip([skip] if skip else [])
+    idle = Backfill(resume, publisher, "db", cast(ChunkReader, None), Counter(), skips)
+    try:
+        Stream(Session(cast(Slot, lines), publisher, router, resume, idle), skips).run(lines.stop)
+    except ChangeUndecodable as exc:
+        raise skips.way_on(exc) from exc
     return [event.key for event in lines.published]
 
 
 BAD = [
-    pytest.param(b'{"action":"I","lsn":"0/50","columns":["hidden"]', id="not JSON"),
+    pytest.param(b'{"action":"I","lsn":"0/50","schema":"public","table":"users","columns":["hidden"]', id="not JSON"),
     pytest.param(row(2, "hidden"), id="a value that is none of its type"),
 ]
 
@@ -104,6 +109,7 @@ def test_the_error_names_position_length_and_hash_and_shows_nothing(bad: bytes) 
     error: BaseException | None = caught.value
     assert re.search(rf"shop:1:0000000000000064:2, {len(bad)} bytes, sha256 [0-9a-f]{{64}}", str(error))
     assert "--skip shop:1:0000000000000064:2`" in str(error)
+    assert "of public.users" in str(error)
     while error:
         assert "hidden" not in str(error) + repr(error) + str(getattr(error, "fields", ""))
         error = error.__cause__
@@ -124,3 +130,26 @@ def test_a_key_change_is_passed_as_a_whole_by_the_id_of_either_half(half: str) -
     moved = row(2, "1990-01-02", "U", old=1)
     assert stream(moved, skip=f"shop:1:0000000000000064:1{half}") == []
     assert stream(moved) == [b'{"id":1}', b'{"id":1}', b'{"id":2}']
+
+
+def test_at_a_second_fault_both_are_to_be_passed_together() -> None:
+    """What is skipped is committed with what follows: a session that fails goes back behind it."""
+    rows = row(1, "hidden"), row(2, "hidden"), row(3, "1990-01-02")
+    with pytest.raises(ChangeUndecodable, match=r"--skip shop:1:0{14}64:1 --skip shop:1:0{14}64:2`"):
+        stream(*rows, skip="shop:1:0000000000000064:1")
+
+
+def test_a_row_of_a_snapshot_is_passed_wherever_it_is_read() -> None:
+    skip = Skip(["shop:2:snapshot:0000000000000064:public.users:0123456789abcdef"])
+    assert skip.leaves_out("shop:2:snapshot:0000000000000099:public.users:0123456789abcdef")
+    assert not skip.leaves_out("shop:2:snapshot:0000000000000064:public.orders:0123456789abcdef")
+    assert not skip.leaves_out("shop:2:snapshot:0000000000000064:public.users:0123456789abcdee")
+
+
+def test_a_row_of_a_snapshot_that_can_not_be_read_is_named_by_its_hash() -> None:
+    exc = ChangeUndecodable("a row of public.users is not UTF8", table="public.users", length_bytes=3, sha256="ab" * 32)
+    named = unreadable_row(exc, "shop", 2, 100)
+    id_ = "shop:2:snapshot:0000000000000064:public.users:abababababababab"
+    assert str(named) == f"a row of public.users is not UTF8: {id_}, 3 bytes, sha256 {'ab' * 32}"
+    assert Skip([id_]).leaves_out_unread(exc)
+    assert f"--skip {id_}`" in str(Skip().way_on(named))
