@@ -19,6 +19,7 @@ _RELATION = """
     SELECT c.oid, c.relkind = 'p', coalesce(parts.least, strpos('nidf', c.relreplident::text)),
         (SELECT a.xmin::text::bigint FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
          ORDER BY age(a.xmin) LIMIT 1),
+        (SELECT k.xmin::text::bigint FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'p'),
         coalesce(parts.wide, pg_relation_size(nullif(c.reltoastrelid, 0)) > 0),
         coalesce(parts.logged, c.relpersistence = 'p')
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -157,14 +158,15 @@ def read_relation(connection: Connection, name: TableName) -> Relation | None:
         found = cursor.fetchone()
         if found is None:
             return None
-        oid, partitioned, place, changed_xid, wide, logged = found
+        oid, partitioned, place, changed_xid, key_xid, wide, logged = found
         cursor.execute(_DOMAINS)
         domains = dict(cursor.fetchall())
         cursor.execute(_COLUMNS, (oid,))
         columns = tuple(_column(domains, *column) for column in cursor)
         cursor.execute(_INDEXES, (oid,))
         primary, key, identity = _keys(_IDENTITIES[place - 1], cursor.fetchall())
-    return Relation(name, columns, key, identity, primary, partitioned, changed_xid or 0, bool(wide), domains, logged)
+    xids = (changed_xid or 0, key_xid or 0)
+    return Relation(name, columns, key, identity, primary, partitioned, *xids, bool(wide), domains, logged)
 
 
 def _keys(

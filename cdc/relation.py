@@ -98,6 +98,8 @@ class Relation:
     partitioned: bool = False
     #: The transaction that changed its columns last.
     changed_xid: int = 0
+    #: The transaction that made its primary key.
+    key_xid: int = 0
     #: Whether any value is stored out of line now.
     has_wide_values: bool = True
     #: What the domains of the database are made of.

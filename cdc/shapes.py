@@ -1,7 +1,7 @@
 """Which shape a line has: that of the catalog, the one before it, or one that the line alone tells. Pure.
 
-An insert and an old row that is whole show all columns. An update lacks wide values that did not change, and in its
-line such a column has no name; of a deleted row the key is enough.
+An insert and an old row that is whole show all columns. Any other update lacks wide values that did not change, and in
+its line such a column has no name; of a deleted row the key is enough.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
+from cdc import wal2json
 from cdc.relation import Column, Relation, base_type, is_before, may_be_wide
 from cdc.wal2json import Delete, Insert, RowChange
 
@@ -16,7 +17,7 @@ from cdc.wal2json import Delete, Insert, RowChange
 def fits(shape: Relation, change: RowChange, xid: int) -> bool:
     """Tell whether a line can have this shape: its columns are there, and those it lacks have a reason."""
     types = {column.name: column.type for column in shape.columns}
-    given = change.columns or change.identity
+    given = _shown(shape, change)
     if {column.name for column in change.pk} != shape.primary:
         return False
     if any(types.get(column.name) != column.type for column in given):
@@ -34,21 +35,30 @@ def told_by(change: RowChange, xid: int, now: Relation, before: Relation | None)
     shapes = [shape for shape in (before, now) if shape and _has_any(shape, change)]
     known = {column.name: column for shape in shapes for column in shape.columns}
     columns = {}
-    for given in change.columns or change.identity:
+    for given in _shown(now, change):
         base = base_type(given.type, now.domains)
         same = known.get(given.name)
         wide = same.toastable if same and same.type == given.type else may_be_wide(base)
         columns[given.name] = Column(given.name, given.type, base, wide)
-    left_out = {column.name: column for shape in shapes for column in _left_out(shape, change, xid)}
+    may_lack = [] if _is_whole(now, change) else shapes
+    left_out = {column.name: column for shape in may_lack for column in _left_out(shape, change, xid)}
     primary = tuple(column.name for column in change.pk)
-    # A table that became a part has its root's key from then on, and had rows before.
-    same_key = set(primary) == now.primary or (not primary and now.partitioned and columns.keys() >= set(now.key))
+    same_key = set(primary) == now.primary or (not primary and _has_unlisted_key(now, columns, xid))
     return replace(
         now,
         columns=tuple((columns | left_out).values()),
         key=now.key if same_key else primary,
         primary=frozenset(primary),
     )
+
+
+def _has_unlisted_key(now: Relation, columns: Collection[str], xid: int) -> bool:
+    """Tell whether a line that lists no key has the table's all the same.
+
+    A table that became a part has its root's key from then on, and had rows before. And the first line behind DDL may
+    lack what wal2json lists of a key that was there all along.
+    """
+    return set(now.key) <= set(columns) and (now.partitioned or not is_before(xid, now.key_xid))
 
 
 def resembles(shapes: Collection[Relation], change: RowChange) -> bool:
@@ -66,7 +76,7 @@ def _left_out(shape: Relation, change: RowChange, xid: int) -> list[Column]:
     A column that was altered since may have come since, and is taken for one that did where nothing is stored out of
     line.
     """
-    if isinstance(change, Insert) or (isinstance(change, Delete) and _is_whole(shape, change)):
+    if isinstance(change, Insert) or _is_whole(shape, change):
         return []
     given = {column.name for column in change.columns or change.identity}
     absent = [column for column in shape.columns if column.name not in given]
@@ -76,8 +86,14 @@ def _left_out(shape: Relation, change: RowChange, xid: int) -> list[Column]:
     return [column for column in absent if column.toastable and (wide or not is_before(xid, column.since_xid))]
 
 
-def _is_whole(shape: Relation, change: Delete) -> bool:
-    return shape.full_identity and len(change.identity) > len(change.pk)
+def _shown(shape: Relation, change: RowChange) -> list[wal2json.Column]:
+    """Give the columns that a line shows: those of the whole old row, where it has it."""
+    return change.identity if _is_whole(shape, change) else change.columns or change.identity
+
+
+def _is_whole(shape: Relation, change: RowChange) -> bool:
+    shown = len(change.identity)
+    return shape.full_identity and shown > len(change.pk) and shown >= len(change.columns)
 
 
 def _has_any(shape: Relation, change: RowChange) -> bool:

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,6 +53,12 @@ def after(tables: CapturedTables, change: Any, xid: int) -> dict[str, Any]:
     return json.loads(plan.rows(change)[1])  # type: ignore[no-any-return]
 
 
+def key(tables: CapturedTables, change: Any, xid: int) -> bytes | None:
+    plan = tables.plan(change, xid)
+    assert isinstance(plan, TablePlan)
+    return plan.keys(change)[0]
+
+
 def test_what_an_update_leaves_out_has_the_name_of_its_moment() -> None:
     catalog = SaidCatalog(shape("body"))
     tables = captured(users(), catalog)
@@ -83,6 +90,21 @@ def test_an_update_from_before_a_column_came_lacks_it_where_nothing_is_stored_ou
     tables = captured(users(), SaidCatalog(shape("a", "came@8", changed_xid=8, has_wide_values=False)))
     assert after(tables, line("U", "a"), 5) == {"id": 1, "a": 1}
     assert after(tables, line("U", "a"), 9) == {"id": 1, "a": 1, "came": KEPT}
+
+
+def test_an_update_with_its_whole_old_row_shows_all_there_was() -> None:
+    """Also what it leaves out, which then stands in the old row; columns that came or went since do not."""
+    now = shape("text@12", "came@14", changed_xid=14, identity="full")
+    change = line("U", "n")
+    whole = msgspec.structs.replace(change, identity=[*change.columns, line("I", "body").columns[1]])
+    assert after(captured(users(), SaidCatalog(now)), whole, 5) == {"id": 1, "n": 1, "body": 1}
+    assert after(captured(users(), SaidCatalog(now)), change, 5) == {"id": 1, "n": 1, "text": KEPT, "came": KEPT}
+
+
+def test_a_line_that_lists_no_key_has_the_one_that_was_there_before_it() -> None:
+    now = shape("a", key_xid=12)
+    assert key(captured(users(), SaidCatalog(now)), line("I", "a", pk=""), 14) == b'{"id":1}'
+    assert key(captured(users(), SaidCatalog(now)), line("I", "a", pk=""), 11) is None
 
 
 def test_an_insert_shows_all_there_was() -> None:
