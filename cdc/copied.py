@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from operator import itemgetter
 
 from cdc.cutting import object_template
 from cdc.history import OldRow
@@ -53,6 +54,7 @@ class CopiedRows:
         self._row = object_template(labels)
         self._key = object_template([labels[at] for at in places])
         self._key_places = places
+        self._key_of = itemgetter(*places) if places else None
         self._rendered = [(at, codec.copied) for at, (*_, codec) in enumerate(self._columns) if codec.copied]
 
     def row(self, line: bytes) -> OldRow:
@@ -87,7 +89,7 @@ class CopiedRows:
         return self._written(values, tuple([fields[at] or "" for at in self._key_places]))
 
     def _written(self, values: list[bytes], place: tuple[str, ...]) -> OldRow:
-        key = self._key % tuple([values[at] for at in self._key_places]) if place else None
+        key = self._key % self._key_of(values) if self._key_of else None
         return OldRow(key, self._row % tuple(values), place)
 
     def _decoded(self, line: bytes) -> str:

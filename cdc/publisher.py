@@ -73,7 +73,7 @@ class Publisher:
         return librdkafka.options(kafka) | {
             "transactional.id": transactional_id,
             "transaction.timeout.ms": TRANSACTION_TIMEOUT_S * 1000,
-            "linger.ms": 5,
+            "linger.ms": 20,  # of a backlog's events: a commit waits for nothing
             "batch.size": 1_000_000,
             "batch.num.messages": 10_000,
             "queue.buffering.max.messages": 5_000,  # of usual rows they are 5 MB
