@@ -106,14 +106,23 @@ def snapshot(settings: Settings, table: str, where: str) -> None:
 
 @click.group()
 def slot() -> None:
-    """Look at the replication slot, recover from its loss, or drop it."""
+    """Look at the replication slot, recover from its loss, or drop it.
+
+    \b
+    pgherald slot status
+    """
 
 
 @slot.command("status")
 @with_settings
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def slot_status(settings: Settings, as_json: bool) -> None:
-    """Tell how far the slot is behind and how far from loss."""
+    """Tell how far the slot is behind and how far from loss.
+
+    \b
+    pgherald slot status
+    pgherald slot status --json
+    """
     from cdc.operate import slot_status as ask
 
     _print(ask(settings), as_json)
@@ -127,6 +136,9 @@ def slot_recover(settings: Settings) -> None:
 
     The rows say how the tables are now (source.snapshot is "recovery"), not what happened meanwhile: nobody is mailed
     for it. Rows that were deleted meanwhile are not there to be read.
+
+    \b
+    pgherald slot recover
     """
     from cdc.operate import recover
 
@@ -142,7 +154,11 @@ def slot_recover(settings: Settings) -> None:
 @with_settings
 @click.confirmation_option(prompt="Drop the slot? Changes from now on reach nobody.")
 def slot_drop(settings: Settings) -> None:
-    """Drop the slot, so that PostgreSQL keeps no WAL for it."""
+    """Drop the slot, so that PostgreSQL keeps no WAL for it.
+
+    \b
+    pgherald slot drop
+    """
     from cdc.operate import drop
 
     click.echo("dropped" if drop(settings) else "there is no such slot")
@@ -152,7 +168,12 @@ def slot_drop(settings: Settings) -> None:
 @with_settings
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def status(settings: Settings, as_json: bool) -> None:
-    """Show one screen: slot, topics, groups, lanes, deliveries by state."""
+    """Show one screen: slot, topics, groups, lanes, deliveries by state.
+
+    \b
+    pgherald status
+    pgherald status --json
+    """
     from cdc.runtime.findings import status as ask
 
     _print(ask(settings), as_json)

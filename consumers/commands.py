@@ -47,6 +47,9 @@ def check(settings: Settings) -> None:
     """Check settings, rules, and every template in every locale against its sample, with no server.
 
     Ends with 1 when there is a fault.
+
+    \b
+    pgherald check
     """
     from consumers.links import look
     from consumers.mail import check as mail
@@ -110,13 +113,21 @@ def preview(settings: Settings, **given: Any) -> None:
 
 @click.group()
 def ledger() -> None:
-    """Look after the ledger's tables, and see who changed something in them."""
+    """Look after the ledger's tables, and see who changed something in them.
+
+    \b
+    pgherald ledger history --since 1d
+    """
 
 
 @ledger.command("migrate")
 @with_settings
 def ledger_migrate(settings: Settings) -> None:
-    """Make or update the schema `pgherald`. Consumers do so too when they start, if their role may."""
+    """Make or update the schema `pgherald`. Consumers do so too when they start, if their role may.
+
+    \b
+    pgherald ledger migrate
+    """
     from consumers.migrations import migrate
 
     applied = migrate(settings.ledger_dsn)
@@ -125,7 +136,7 @@ def ledger_migrate(settings: Settings) -> None:
 
 @ledger.command("history")
 @click.option("--since", callback=since, help="2h, 7d, or a time.")
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True)
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="The newest so many.")
 @as_json
 @with_settings
 def ledger_history(settings: Settings, as_json: bool, **given: Any) -> None:
@@ -133,6 +144,9 @@ def ledger_history(settings: Settings, as_json: bool, **given: Any) -> None:
 
     Filters are kept without a value of a row: a key as its hash, `--where` without its literals. One delivery's own
     history is in `pgherald deliveries show`.
+
+    \b
+    pgherald ledger history --since 7d
     """
     from consumers import console
     from consumers.operations import Operations

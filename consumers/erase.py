@@ -8,6 +8,7 @@ from typing import Any
 
 from cdc.contract.topics import table_topic
 from cdc.runtime.errors import RetryableError
+from cdc.runtime.fields import duration_text
 from cdc.runtime.settings import Settings
 from consumers.audit import pseudonym
 from consumers.operations import Filter, Operations, Row, as_kafka_writes
@@ -69,7 +70,7 @@ class Erasure:
         return {"key": pseudonym(key), **counted, "stays": list(self._stays())}
 
     def _stays(self) -> Iterator[str]:
-        source, retention = self._settings.source, self._settings.kafka.retention
+        source, retention = self._settings.source, duration_text(self._settings.kafka.retention)
         topics = sorted(table_topic(source.name, *table.name) for table in source.tables)
         yield f"records in Kafka until kafka.retention ({retention}): {', '.join(topics)}"
         yield "the row in the application: delete it there, then run this once more when its events have passed"

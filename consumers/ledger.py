@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from cdc.runtime import postgres
@@ -228,6 +228,10 @@ class Ledger:
             run("own_payloads", {"lock": LOCK})
             found = run("retire", {"days": days, "after_at": after[0], "after_id": after[1], "most": _RETIRED})
             return ((found[0][0], found[0][1]), int(found[0][2])) if found else None
+
+    def retire_links(self, kept: timedelta) -> int:
+        """Remove the records of links that were used longer ago; tell how many."""
+        return int(self._run("retire_links", {"kept": kept})[0][0])
 
     def had(self, keys: Sequence[str]) -> set[tuple[str, str, str]]:
         """Give (key, rule, target) of what these keys ever had, in whatever state."""

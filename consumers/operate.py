@@ -73,7 +73,12 @@ def _changing(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.group()
 def deliveries() -> None:
-    """See what was sent, what waits and what failed and why; replay, cancel or purge it."""
+    """See what was sent, what waits and what failed and why; replay, cancel or purge it.
+
+    \b
+    pgherald deliveries list --state dead
+    pgherald deliveries replay --state dead --rule welcome --dry-run
+    """
 
 
 @deliveries.command("list")
@@ -101,7 +106,11 @@ def list_deliveries(settings: Settings, limit: int | None, as_json: bool, **give
 @as_json
 @with_settings
 def show(settings: Settings, delivery_id: int, as_json: bool) -> None:
-    """Show one delivery and its event, with the row's values, and what operators did to it."""
+    """Show one delivery and its event, with the row's values, and what operators did to it.
+
+    \b
+    pgherald deliveries show 4711
+    """
     with closing(Operations(settings.ledger_dsn)) as operations:
         row = operations.show(delivery_id)
     if row is None:
@@ -189,7 +198,11 @@ def purge(settings: Settings, **given: Any) -> None:
 
 @click.group()
 def lanes() -> None:
-    """See, pause and resume lanes: a rule (mail:RULE, function:RULE, topic:RULE) or a service (service:NAME)."""
+    """See, pause and resume lanes: a rule (mail:RULE, function:RULE, topic:RULE) or a service (service:NAME).
+
+    \b
+    pgherald lanes list
+    """
 
 
 @lanes.command("list")
@@ -199,6 +212,9 @@ def list_lanes(settings: Settings, as_json: bool) -> None:
     """List lanes: what waits in each, and whether and why it is paused.
 
     A rate is per second and of each process; that of mails is shared by the mail lanes of the process.
+
+    \b
+    pgherald lanes list
     """
     rates = lanes_of.rates(settings)
     with closing(Operations(settings.ledger_dsn)) as operations:
@@ -209,10 +225,14 @@ def list_lanes(settings: Settings, as_json: bool) -> None:
 
 @lanes.command("pause")
 @click.argument("lane")
-@click.option("--reason", default="paused by hand", show_default=True)
+@click.option("--reason", default="paused by hand", show_default=True, help="What `lanes list` says.")
 @with_settings
 def pause(settings: Settings, lane: str, reason: str) -> None:
-    """Claim nothing of a lane until it is resumed. What is being delivered now ends."""
+    """Claim nothing of a lane until it is resumed. What is being delivered now ends.
+
+    \b
+    pgherald lanes pause mail:welcome --reason "new text"
+    """
     consumer = _consumer_of(settings, lane)
     with closing(Operator(settings.ledger_dsn, console.who())) as operator:
         operator.pause(consumer, lane, reason)
@@ -223,7 +243,11 @@ def pause(settings: Settings, lane: str, reason: str) -> None:
 @click.argument("lane")
 @with_settings
 def resume(settings: Settings, lane: str) -> None:
-    """End a pause, an operator's or pgherald's own."""
+    """End a pause, an operator's or pgherald's own.
+
+    \b
+    pgherald lanes resume service:newsletter
+    """
     consumer = _consumer_of(settings, lane)
     with closing(Operator(settings.ledger_dsn, console.who())) as operator:
         was_paused = operator.resume(consumer, lane)

@@ -59,3 +59,8 @@ WITH RECURSIVE {known}, page AS MATERIALIZED (
 )
 SELECT page.committed_at, page.event_id, (SELECT count(*) FROM gone)
 FROM page ORDER BY committed_at DESC, event_id DESC LIMIT 1
+
+-- name: retire_links
+-- Those that nobody could use any more anyhow: a link is no younger than its use.
+WITH gone AS (DELETE FROM pgherald.link_use WHERE used_at < now() - %(kept)s RETURNING token_hash)
+SELECT count(*) FROM gone

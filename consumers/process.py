@@ -105,7 +105,7 @@ def _run(settings: Settings, name: str, rules: Rules, effect: ClosableEffect, st
     if settings.metrics.listen:
         crew.start("measure", partial(_measure, open_ledger(), open_lanes, rules, stop))
     crew.start("orphans", partial(orphans.run, open_ledger(), rules.by_name, stop))
-    crew.start("retention", partial(retention.run, open_ledger(), settings.ledger.retention_days, stop))
+    crew.start("retention", partial(retention.run, open_ledger(), settings, stop))
     crew.start("claim", deliver.run)
     if not any(rule.target for rule in rules.by_name.values()):  # a user's function may need more, and start processes
         crew.start("one-cpu", partial(one_cpu.stay, stop))

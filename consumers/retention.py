@@ -1,15 +1,16 @@
-"""Payloads leave the ledger by age: events, a page a transaction, while the facts in `delivery` stay.
+"""Payloads leave the ledger by age: events, a page a transaction, while the facts in `delivery` stay; so do used links.
 
 Every consumer process does it, at most one of them at a time, and none needs to be told.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from cdc.runtime.lifecycle import Stop
 from cdc.runtime.log import get_logger
+from cdc.runtime.settings import Settings
 from consumers.ledger import Ledger, Page
 from consumers.patience import Patience
 
@@ -20,10 +21,14 @@ _BEGIN: Page = (datetime.min.replace(tzinfo=UTC), "")
 _log = get_logger("retention")
 
 
-def run(ledger: Ledger, days: int, stop: Stop) -> None:
+def run(ledger: Ledger, settings: Settings, stop: Stop) -> None:
     """Remove what is old, again and again until a stop is requested."""
-    patience = Patience(stop, "the ledger, to remove old payloads")
+    patience, days = Patience(stop, "the ledger, to remove old payloads"), settings.ledger.retention_days
     while not stop.requested:
+        if settings.links:
+            # While a link verifies, the record of its use is what keeps it from being used again.
+            kept = max(settings.links.max_age, timedelta(days=days))
+            patience.insist(partial(ledger.retire_links, kept))
         if removed := sweep(ledger, days, patience, stop):
             _log.info("payloads_removed", events=removed, retention_days=days)
         ledger.close()

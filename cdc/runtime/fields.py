@@ -64,6 +64,13 @@ def parse_duration(text: object) -> timedelta:
     return timedelta(seconds=float(match[1]) * _UNIT_S[match[2]])
 
 
+def duration_text(duration: timedelta) -> str:
+    """Write a duration as settings do, in the largest unit up to days that fits it exactly."""
+    units = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000))
+    ms = round(duration.total_seconds() * 1000)
+    return next((f"{ms // length}{unit}" for unit, length in units if not ms % length), f"{ms}ms")
+
+
 def parse_rate(text: object) -> float | None:
     """Read `14/s`, `100/m` or `1000/h` as a number per second; empty means no limit."""
     if text is None or isinstance(text, float) or str(text).strip() == "":

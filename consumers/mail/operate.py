@@ -35,6 +35,9 @@ def suppression() -> None:
     """See and change who gets no mail: bounced, complained, unsubscribed. Essential mails reach who unsubscribed.
 
     An ADDRESS of `-` stands for a list on standard input, one a line, which no process list shows.
+
+    \b
+    pgherald suppression list --since 1d
     """
 
 

@@ -169,3 +169,24 @@ def test_a_consumer_does_it_by_itself(
         until(lambda: process.said("payloads_removed"), 30, "the old payloads to be removed")
         assert kept(database) == [2]
         assert process.stop() == 0
+
+
+def test_a_used_link_is_remembered_for_as_long_as_it_could_be_used(
+    ledger: Ledger, database: Database, kafka: KafkaServer, name: str, tmp_path: Path
+) -> None:
+    used = "INSERT INTO pgherald.link_use VALUES (%s, 'verify', '{}', now() - %s * interval '1 day')"
+    for days in (6, 8, 19, 21):
+        database.execute(used, (str(days), days))
+    ledger.store([entry(1)])
+    end(ledger, Sent({}))
+    age(database, range(1, 2), 8)
+    links = '[links]\nbase_url = "https://example.org/verify"\nsecret = "s"\nmax_age = "20d"\n'
+    with Deployment(tmp_path / "d", database, kafka, name, more=MAIL + links, source_dsn=database.dsn) as deployment:
+        process = deployment.start("consume", "mail")
+        until(lambda: process.said("payloads_removed"), 30, "a sweep")
+        assert database.execute("SELECT token_hash FROM pgherald.link_use ORDER BY used_at") == [
+            ("19",),
+            ("8",),
+            ("6",),
+        ]
+        assert process.stop() == 0

@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel
 
 from cdc.runtime.errors import ConfigInvalid
-from cdc.runtime.fields import TableName, parse_duration, parse_rate, parse_table
+from cdc.runtime.fields import TableName, duration_text, parse_duration, parse_rate, parse_table
 from cdc.runtime.settings import Settings, load
 
 MINIMAL = """
@@ -146,6 +146,12 @@ def test_what_is_no_table_name_is_refused(text: str) -> None:
 
 
 def test_durations_and_rates_have_units() -> None:
+    assert [duration_text(parse_duration(text)) for text in ("1w", "36h", "90s", "1500ms")] == [
+        "7d",
+        "36h",
+        "90s",
+        "1500ms",
+    ]
     assert [parse_duration(text) for text in ("250ms", "24h", "7d")] == [
         timedelta(milliseconds=250),
         timedelta(hours=24),
