@@ -7,7 +7,7 @@ twice can be two addresses (DNS rebinding).
 from __future__ import annotations
 
 import socket
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from cdc.runtime.errors import DependencyDown
 
@@ -15,7 +15,10 @@ _Address = IPv4Address | IPv6Address
 
 #: IPv4 inside IPv6, with the bits below it: mapped addresses are read by ipaddress itself. RFC 6052, RFC 3056.
 _NAT64 = IPv6Network("64:ff9b::/96")
-_NAT64_LOCAL = IPv6Network("64:ff9b:1::/48")
+#: What is public of IPv6 is in here (RFC 4291 2.4), whatever else is set apart some day.
+_UNICAST = IPv6Network("2000::/3")
+#: Set apart for protocols, and for ipaddress public until late in Python 3.11: a cloud keeps its credentials there.
+_PROTOCOLS = IPv4Network("192.0.0.0/24")
 
 
 def resolve(host: str, port: int, *, allow_private: bool) -> list[str]:
@@ -50,7 +53,7 @@ def is_public(text: str) -> bool:
     An IPv4 address that is written inside an IPv6 one is judged as itself.
     """
     address = _unwrap(ip_address(text.partition("%")[0]))
-    if isinstance(address, IPv6Address) and (address in _NAT64_LOCAL or address.is_site_local):
+    if address in _PROTOCOLS or (isinstance(address, IPv6Address) and address not in _UNICAST):
         return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 

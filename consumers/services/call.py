@@ -43,12 +43,12 @@ _WHY = {
 class Client:
     """Calls one service over at most `connections` connections. Any thread may call.
 
-    Raises ConfigInvalid when it is made with a `ca_file` that can't be read.
+    Raises ConfigInvalid when it is made with a `ca_file` that can't be read, or a `url` that is none.
     """
 
     def __init__(self, name: str, service: Service) -> None:
         self._name, self._allow_private = name, service.allow_private
-        self._url = httpx.URL(service.url)
+        self._url = _url(name, service)
         self._timeout_s = service.timeout.total_seconds()
         self._losses = Losses()
         self._deadlines = Deadlines()
@@ -168,6 +168,13 @@ def retry_after_s(header: str | None, now: datetime) -> float | None:
     except (ValueError, OverflowError):
         return None
     return max(((when if when.tzinfo else when.replace(tzinfo=UTC)) - now).total_seconds(), 0.0)
+
+
+def _url(name: str, service: Service) -> httpx.URL:
+    try:
+        return httpx.URL(service.url)
+    except httpx.InvalidURL as exc:
+        raise ConfigInvalid(f"services.{name}.url: {exc}") from exc
 
 
 @cache

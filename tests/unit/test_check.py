@@ -28,15 +28,17 @@ services = "plans"
 [plans]
 free = ["news"]
 [services.news]
-url = "https://news.example.org"
+url = "{url}"
 secret = "{secret}"
 """
 GOOD = "whsec_" + base64.b64encode(b"x" * 24).decode()
 
 
-def checked(tmp_path: Path, *, when: str = "after.id", secret: str = GOOD) -> Result:
+def checked(
+    tmp_path: Path, *, when: str = "after.id", secret: str = GOOD, url: str = "https://news.example.org"
+) -> Result:
     path = tmp_path / "pgherald.toml"
-    path.write_text(SETTINGS.format(templates=Path("templates").resolve(), when=when, secret=secret))
+    path.write_text(SETTINGS.format(templates=Path("templates").resolve(), when=when, secret=secret, url=url))
     return CliRunner().invoke(check, ["--config", str(path)])
 
 
@@ -49,6 +51,13 @@ def test_a_secret_that_is_none_is_found(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "services.news.secret" in result.output
     assert "not base64" not in result.output
+
+
+@pytest.mark.parametrize("url", ["https://0177.0.0.1/x", "https://②.example.org"])
+def test_an_address_of_a_service_that_is_none_is_found(tmp_path: Path, url: str) -> None:
+    result = checked(tmp_path, url=url)
+    assert result.exit_code == 1
+    assert "services.news.url: Invalid" in result.output
 
 
 def test_an_expression_that_does_not_compile_is_found(tmp_path: Path) -> None:
