@@ -51,8 +51,8 @@ class Operator:
         values = {"states": list(states), "pause_s": 1.0 / rate if rate else 0.0}
         with self.noted("deliveries replay", asked) as operation:
             begin = 0
-            for page in pages:
-                begin += self._change("replay", page, values | {"operation": operation, "begin": begin}).total()
+            for rows in (rows for page in pages for rows in _by_consumer(page)):
+                begin += self._change("replay", rows, values | {"operation": operation, "begin": begin}).total()
             return begin
 
     def cancel(self, pages: Pages, asked: Mapping[str, object]) -> int:
@@ -101,12 +101,9 @@ class Operator:
 
     def _change(self, name: str, page: Sequence[Row], values: Mapping[str, object], drop: str = "") -> Counter[str]:
         """Change a page's deliveries; count by the state that each had."""
-        of_consumer: defaultdict[str, list[Row]] = defaultdict(list)
-        for row in page:
-            of_consumer[row["consumer"]].append(row)
         changed: Counter[str] = Counter()
-        for consumer, rows in of_consumer.items():
-            found, events = _again(partial(self._change_of, consumer, name, rows, values, drop))
+        for rows in _by_consumer(page):
+            found, events = _again(partial(self._change_of, rows[0]["consumer"], name, rows, values, drop))
             changed.update(was for _, was in found)
             self.events += events
         self._moved(len(page))
@@ -124,6 +121,13 @@ class Operator:
 
     def _of(self, consumer: str) -> Ledger:
         return self._ledgers.setdefault(consumer, Ledger(self._dsn, consumer))
+
+
+def _by_consumer(page: Sequence[Row]) -> Iterable[list[Row]]:
+    of_consumer: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in page:
+        of_consumer[row["consumer"]].append(row)
+    return of_consumer.values()
 
 
 def _again(change: Callable[[], T]) -> T:

@@ -187,6 +187,16 @@ def test_a_rate_spreads_what_becomes_due(kept: Ledger, settings: Path, database:
     assert database.execute(spread) == [(4,)]
 
 
+def test_a_rate_is_that_of_all_consumers_together(kept: Ledger, settings: Path, database: Database) -> None:
+    with closing(Ledger(database.dsn, "services", "me")) as services:
+        for opened in (kept, services):
+            opened.store([entry(lsn, f"k{lsn}") for lsn in range(3)])
+            end(opened, *[Dead(REFUSED)] * 3)
+    run(deliveries, settings, "replay", "--state", "dead", "--rate", "1/m")
+    due = [at for (at,) in database.execute("SELECT due_at FROM pgherald.delivery ORDER BY due_at")]
+    assert [round((at - due[0]).total_seconds() / 60) for at in due] == list(range(6))
+
+
 def test_a_record_that_did_not_decode_is_replayed_like_any_dead_letter(
     kept: Ledger, settings: Path, database: Database
 ) -> None:
