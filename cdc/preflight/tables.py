@@ -78,6 +78,10 @@ def _identity(
         if unseen := sorted(watched - set(written)):
             what = f"the rule {rule.name} watches {', '.join(unseen)}, which {name} has not or which stays home"
             yield Finding("fault", what, "it would never match", "correct rules.on, or source.tables.allow")
+        for setting, needed in (("email", rule.mail), ("plan", rule.services)):
+            if needed and (column := getattr(settings.user, setting)) not in written:
+                what = f"the rule {rule.name} reads user.{setting}, which {name} has not or which stays home: {column}"
+                yield Finding("fault", what, "it would do nothing for anyone", f"correct user.{setting}")
         if not relation.full_identity and (kinds := rule.needs_old_row(relation.key, settings.user)):
             why = f"the rule {rule.name} is on {', '.join(kinds)}, which needs the old row"
             fault = Finding("fault", f"{name} logs no old rows", why, identity_sql(relation, "FULL"))

@@ -121,6 +121,15 @@ def test_a_rule_on_a_change_needs_the_old_row(deployment: Deployment) -> None:
     assert "watches emial" in deployment.run("preflight").stdout
 
 
+def test_a_rule_needs_the_columns_that_it_reads_a_user_from(deployment: Deployment) -> None:
+    mail = '[smtp]\nhost = "127.0.0.1"\nsecurity = "none"\nsender = "a@example.org"\n'
+    deployment.more = mail + '[user]\nemail = "mail"\n[[rules]]\nname = "welcome"\non = "created"\nmail = "welcome"\n'
+    deployment.write()
+    found = deployment.run("preflight")
+    assert found.returncode == 1
+    assert 'the rule welcome reads user.email, which "public"."users" has not or which stays home: mail' in found.stdout
+
+
 def test_an_unreachable_kafka_is_waited_for_and_said(deployment: Deployment) -> None:
     deployment.bootstrap = f"127.0.0.1:{free_port()}"
     deployment.write()
