@@ -54,6 +54,7 @@ class Backfill:
         reader: ChunkReader,
         tries: Counter[Reading],
         skip: Skip,
+        created: Created,
     ) -> None:
         self._resume = resume
         self._publisher = publisher
@@ -62,7 +63,7 @@ class Backfill:
         self._tries = tries
         self._skip = skip
         self._window: Window | None = None
-        self._created = Created()
+        self._created = created
         #: The watermark that is waited for; empty while nothing is asked for.
         self._nonce = ""
         self._chunk: Chunk | None = None
@@ -70,16 +71,13 @@ class Backfill:
         #: Where to go on in a table whose key may not stand in the record.
         self._after: tuple[str, ...] = ()
         self._told_at = time.monotonic()
+        #: Whether a table is still to be read: what passes by is then to be shown. Asked for each row.
+        self.active = bool(self._state.tables)
         self._tries.update(self._state.tables[:1])
 
     @property
     def _state(self) -> SnapshotState:
         return self._resume.state.snapshot
-
-    @property
-    def active(self) -> bool:
-        """Whether a table is being read: the changes that pass by are then to be shown to `passed`."""
-        return self._window is not None
 
     @property
     def patience_s(self) -> float:
@@ -96,7 +94,8 @@ class Backfill:
             return
         if asked.action == "snapshot":
             try:
-                self._set(progress.asked(self._state, asked.reading))
+                reading = replace(asked.reading, since_ms=time.time_ns() // 1_000_000)
+                self._set(progress.asked(self._state, reading))
                 self._created.forget(table_topic(self._resume.name, asked.schema_name, asked.table_name))
             except PermanentError as exc:
                 _log.error("snapshot_failed", command=asked.id, why=str(exc))
@@ -211,4 +210,5 @@ class Backfill:
 
     def _set(self, state: SnapshotState) -> None:
         self._resume.state = replace(self._resume.state, snapshot=state)
+        self.active = bool(state.tables)
         self._publisher.begin()

@@ -94,7 +94,7 @@ def last_record(settings: Settings) -> PositionRecord | None:
     topic, key = positions_topic(settings.source.name), settings.source.slot.encode()
     first, end = _bounds(settings.kafka, TopicPartition(topic, 0))
     back = _TAIL_RECORDS
-    with closing(librdkafka.made(Consumer, _reader_options(settings.kafka))) as reader:
+    with closing(librdkafka.made(Consumer, reader_options(settings.kafka))) as reader:
         while end > first:
             start = max(first, end - back)
             found = _last_between(reader, TopicPartition(topic, 0, start), end, key)
@@ -139,7 +139,8 @@ def _once_led(ask: Callable[[], T]) -> T:
         time.sleep(_ASK_AGAIN_S)
 
 
-def _reader_options(kafka: Kafka) -> dict[str, Any]:
+def reader_options(kafka: Kafka) -> dict[str, Any]:
+    """Say how what is committed is read, from where it is said to its end, and without a group."""
     return librdkafka.options(kafka) | {
         "group.id": "pgherald-capture",  # asked for by librdkafka; no group is joined, nothing is committed
         "enable.auto.commit": False,

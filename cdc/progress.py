@@ -36,6 +36,11 @@ def asked(state: SnapshotState, reading: Reading) -> SnapshotState:
     return replace(state, state="running", tables=(*state.tables, reading))
 
 
+def beside(state: SnapshotState, now_ms: int) -> SnapshotState:
+    """Note that the stream flows from now on beside what is still to be read."""
+    return replace(state, tables=tuple([replace(r, since_ms=r.since_ms or now_ms) for r in state.tables]))
+
+
 def paused(state: SnapshotState, *, pause: bool) -> SnapshotState:
     """Hold the reading, or let it go on where it was held."""
     return replace(state, paused=pause)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from cdc import catalog, command, origins, positions, progress, resume, slot, snapshot, tables
+from cdc import catalog, command, origins, positions, progress, recall, resume, slot, snapshot, tables
 from cdc.backfill import Backfill
 from cdc.chunks import ChunkReader
 from cdc.contract.position import Part, Reading, format_lsn
@@ -113,13 +113,19 @@ def open_session(settings: Settings, opened: ExitStack, stop: Stop, tries: Count
             origin = Origin(name, cluster.database, state.epoch, state.lsn, seen.next_xid, time.time_ns() // 1000)
             Initial(resumed, publisher, held, origin, stop, skip).run(copying, plans)
     resumed.state = msgspec.structs.replace(resumed.state, timeline=cluster.timeline, options=resume.hash_of(options))
-    recorded = resumed.state.parts
+    recorded = resumed.state
+    created = recall.created(settings, recorded.epoch, recorded.snapshot.tables, held.confirm)
+    beside = progress.beside(recorded.snapshot, time.time_ns() // 1_000_000)
+    resumed.state = msgspec.structs.replace(recorded, snapshot=beside)
     router = _router(settings, connection, cluster.database, resumed, plans, start_lsn)
-    if resumed.state.parts != recorded:
-        # Before anything else happens to them: a crash from here on, and the next start knows them.
+    if resumed.state != recorded:
+        # Before anything else happens: a crash from here on, and the next start knows the parts, and since when rows
+        # come as `c` beside what is still to be read.
         publisher.commit(*resumed.record(resumed.position, complete=resumed.state.complete))
     reader = ChunkReader(lambda: connect(settings), lambda opened, name: _plan_of(settings, opened, name), skip)
-    backfill = opened.enter_context(closing(Backfill(resumed, publisher, cluster.database, reader, tries, skip)))
+    backfill = opened.enter_context(
+        closing(Backfill(resumed, publisher, cluster.database, reader, tries, skip, created))
+    )
     return Session(held, publisher, router, resumed, backfill)
 
 

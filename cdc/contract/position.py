@@ -43,6 +43,8 @@ class Reading(msgspec.Struct, frozen=True, omit_defaults=True):
     #: The key up to which every row is in Kafka, as PostgreSQL's text; empty before the first.
     after: tuple[str, ...] = ()
     rows: int = 0
+    #: When reading it beside the stream began: rows came as `c` since. 0 while no stream flows.
+    since_ms: int = 0
 
     @property
     def title(self) -> str:

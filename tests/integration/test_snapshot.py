@@ -269,6 +269,24 @@ def test_a_paused_snapshot_goes_on_behind_a_restart_when_it_is_resumed(deploymen
     assert len(audited(deployment)) == 10_001
 
 
+def test_a_row_that_came_before_a_crash_does_not_come_again_behind_it(deployment: Deployment) -> None:
+    fill(deployment, 10)
+    reader = deployment.capture()
+    assert deployment.run("snapshot", "pause").returncode == 0
+    assert deployment.run("snapshot", "users").returncode == 0
+    until(lambda: snapshot(deployment).get("tables"), 20, "the command to be seen")
+    deployment.database.execute("INSERT INTO users VALUES (11, 'new'), (12, 'gone'), (13, 'moves')")
+    deployment.database.execute("DELETE FROM users WHERE id = 12")
+    deployment.database.execute("UPDATE users SET id = 14 WHERE id = 13")
+    deployment.until_caught_up()
+    reader.kill()
+    reader = deployment.capture()
+    assert deployment.run("snapshot", "resume").returncode == 0
+    until_done(deployment, reader)
+    again = Counter(r.key for r in audited(deployment) if r.value and r.value["source"]["snapshot"] == "incremental")
+    assert again == Counter(f'{{"id":{id_}}}' for id_ in (*range(1, 11), 14))
+
+
 #: A key of what is hard to walk along: folded case, an enum's own order, an extension's type, quotes and backslashes.
 ODD = r'''
     CREATE EXTENSION citext;

@@ -40,3 +40,9 @@ def test_the_state_travels_in_the_position_record() -> None:
     state = progress.advanced(progress.begun([A, B], 5, "initial"), ("x", ""), 3)
     record = PositionRecord(system_id="1", timeline=1, epoch=1, lsn=5, index=0, snapshot=state, options="o")
     assert decode_record(msgspec.json.encode(record)).snapshot == state
+
+
+def test_since_when_the_stream_flows_beside_a_table_is_noted_once() -> None:
+    state = progress.beside(progress.begun([A], 5, "initial"), 100)
+    assert state.tables == (Reading(*A, since_ms=100),)
+    assert progress.beside(state, 200) == state

@@ -28,6 +28,7 @@ from cdc.runtime.sections import Source, SourceTable
 from cdc.skip import Skip, unreadable_row
 from cdc.slot import Slot
 from cdc.start import Session
+from cdc.watermark import Created
 from tests.support.catalogs import SaidCatalog, captured
 
 USERS = TableName("public", "users")
@@ -88,7 +89,7 @@ def stream(*rows: bytes, skip: str = "") -> list[bytes | None]:
     resume = Resume("positions", "slot", "shop", first_record(Cluster("1", 1, "db", 0), "options"))
     publisher = cast(Publisher, lines)
     skips = Skip([skip] if skip else [])
-    idle = Backfill(resume, publisher, "db", cast(ChunkReader, None), Counter(), skips)
+    idle = Backfill(resume, publisher, "db", cast(ChunkReader, None), Counter(), skips, Created())
     try:
         Stream(Session(cast(Slot, lines), publisher, router, resume, idle), skips).run(lines.stop)
     except ChangeUndecodable as exc:
