@@ -39,7 +39,7 @@ _REFUSED_AT_LOGIN = (
     "is not permitted to log in",
     "must be superuser or replication role",
     "no password supplied",
-    "no pg_hba.conf entry",
+    "pg_hba.conf",  # has no entry for us, or rejects us
     "permission denied",
     "unsupported startup parameter",  # PgBouncer's words
     *("certificate verify failed", "server certificate for", "server does not support SSL", "root certificate file"),

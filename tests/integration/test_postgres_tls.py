@@ -12,6 +12,7 @@ import pytest
 
 from cdc.runtime.errors import AccessDenied
 from cdc.runtime.postgres import connect
+from deploy.local.net import until
 from deploy.local.servers import LocalPostgres
 from tests.support import database as databases
 from tests.support import local
@@ -119,6 +120,21 @@ def test_a_certificate_that_does_not_let_in_stops_the_reader(
     with pytest.raises(AccessDenied) as caught:
         connect(dsn, application_name="test")
     assert "sslcert=FILE sslkey=FILE" in caught.value.hint
+
+
+def test_a_role_that_pg_hba_rejects_is_not_tried_again(
+    secured: Database, certificates: Certificates, role: str
+) -> None:
+    ((file,),) = secured.execute("SHOW hba_file")
+    Path(file).write_text(f"hostssl all {role} 127.0.0.1/32 reject\n" + Path(file).read_text())
+    secured.execute("SELECT pg_reload_conf()")
+
+    def rejected() -> bool:
+        with pytest.raises(AccessDenied) as caught:
+            connect(as_role(secured, role, certificates.ca_file, None), application_name="test")
+        return "pg_hba.conf" in caught.value.hint  # until the line is read, a certificate is asked for
+
+    until(rejected, 10, "the line to be read")
 
 
 def test_a_server_without_tls_stops_a_reader_that_asks_for_it(
