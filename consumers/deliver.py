@@ -184,6 +184,8 @@ class Deliver:
             _log.error("effect_failed", delivery=delivery.id, error=type(error).__name__, where=journal.where(error))
         now, jitter = datetime.now(UTC), random.random()  # noqa: S311  spreads retries
         rule = self._rules[delivery.rule]
+        if self._stop.requested and not outcome.is_final(error, rule, sending=sending):
+            return GivenBack()  # the process ends, and may have cut it off itself: neither error nor attempt
         return outcome.decide(error, delivery, rule, sending=sending, now=now, jitter=jitter)
 
     def _finish(self, delivery: Delivery, became: Outcome) -> None:

@@ -14,6 +14,7 @@ from typing import Protocol
 from cdc.runtime.backoff import delay_s
 from cdc.runtime.errors import (
     ConnectionLost,
+    Deferred,
     DependencyDown,
     DependencyGone,
     FatalError,
@@ -132,6 +133,11 @@ def decide(error: Exception, delivery: Tried, policy: Rule, *, sending: bool, no
     return _remember(became, delivery.in_doubt, now=sending and policy.mail is not None and not _is_answer(error))
 
 
+def is_final(error: Exception, policy: Rule, *, sending: bool) -> bool:
+    """Tell whether an attempt that its own process cut off counts nonetheless: it was answered, or is in doubt."""
+    return isinstance(error, Deferred | PermanentError | SkipDelivery) or (sending and policy.mail is not None)
+
+
 def sent(result: dict[str, object], delivery: Tried) -> Sent:
     """Say that it was taken; of a mail of which an earlier attempt may have arrived, that it may be there twice."""
     return Sent(result | {IN_DOUBT: True} if delivery.in_doubt else result)
@@ -230,7 +236,7 @@ def _exhausted(delivery: Tried, policy: Rule, now: datetime) -> str:
     if delivery.attempt >= policy.attempts:
         return f"given up after {delivery.attempt} attempts: "
     failing = _failing(delivery, now)
-    return f"given up after {_hours(failing)}: " if failing >= policy.give_up else ""
+    return f"given up after {_written(failing)}: " if failing >= policy.give_up else ""
 
 
 def _failing(delivery: Tried, now: datetime) -> timedelta:
@@ -238,8 +244,8 @@ def _failing(delivery: Tried, now: datetime) -> timedelta:
     return now - (delivery.failing_since or now)
 
 
-def _hours(age: timedelta) -> str:
-    return f"{age.total_seconds() / 3600:.1f} h"
+def _written(age: timedelta) -> str:
+    return f"{age.total_seconds() / 3600:.1f} h" if age >= timedelta(hours=1) else f"{age.total_seconds():.0f} s"
 
 
 def _wait_s(error: Exception, delivery: Tried, policy: Rule, now: datetime, jitter: float) -> float:

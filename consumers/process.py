@@ -89,11 +89,11 @@ def _run(settings: Settings, name: str, rules: Rules, effect: ClosableEffect, st
     worker = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
     open_ledger = partial(Ledger, settings.ledger_dsn, name, worker)
     marks = Marks(open_ledger)
-    effect = Reread(rules, open_ledger(), effect)
+    reread = Reread(rules, open_ledger(), effect)
     open_lanes = lanes.of(settings, name, time.monotonic())
     lease_s = settings.consume.lease.total_seconds()
     deliver = Deliver(
-        ledger=open_ledger(), marks=marks, effect=effect, rules=rules, lanes=open_lanes, lease_s=lease_s, stop=stop
+        ledger=open_ledger(), marks=marks, effect=reread, rules=rules, lanes=open_lanes, lease_s=lease_s, stop=stop
     )
     ingest = Ingest(settings, rules, open_ledger(), stop, deliver.wake.set)
     health.serve(settings.metrics.listen, lambda: _is_recent(ingest.polled_at) and _is_recent(deliver.turned_at))
@@ -112,7 +112,9 @@ def _run(settings: Settings, name: str, rules: Rules, effect: ClosableEffect, st
     while not stop.wait(3600):
         pass
     deliver.wake.set()
-    crew.join(GRACE_S + 5)
+    crew.join(GRACE_S + 1)
+    effect.close()  # what still waits for the other side is cut off: it goes back, or is in doubt, and says so
+    crew.join(3)
     marks.end()
     writer.join(5)
     _raise(writer.failure or crew.failure)

@@ -2,19 +2,23 @@
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from email import message_from_string
 from email.utils import getaddresses
 
 import pytest
 
+from cdc.runtime.lifecycle import Stop
 from consumers.ledger import Ledger
 from consumers.migrations import migrate
 from consumers.operations import Filter, Operations
 from consumers.operator import Operator
+from consumers.process import consume
 from deploy.local.net import until
 from tests.support.database import Database
 from tests.support.mailer import mailing, registered, settings
+from tests.support.script import Fault
 from tests.support.smtp import Relay
 
 #: What strangers register with -> the reason that the ledger keeps.
@@ -92,6 +96,28 @@ def test_hostile_users_are_dead_letters_with_a_reason_and_the_next_mails_flow(
             assert operator.replay(pages, {}, ["dead"], None) == len(HOSTILE)
         until_ended(ledger)
     assert len(relay.accepted) == len(GOOD)
+
+
+def test_a_stop_cuts_off_what_hangs_and_spends_no_attempt_of_what_was_not_sent(
+    database: Database, relay: Relay, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("consumers.process.GRACE_S", 0.2)
+    monkeypatch.setattr("consumers.deliver.GRACE_S", 0.2)
+    relay.script.always("rcpt ada@example.org", Fault.HANG)
+    relay.script.always("dot eve@example.org", Fault.HANG)
+    ledger.store([registered(1, "ada@example.org"), registered(2, "eve@example.org")])
+    stop = Stop()
+    with ThreadPoolExecutor(1) as threads:
+        ended = threads.submit(consume, settings(database, relay), "mail", stop)
+        hang = "SELECT count(*) FROM pgherald.delivery WHERE state IN ('claimed', 'sending')"
+        until(lambda: relay.accepted and database.execute(hang) == [(2,)], 20, "both to hang")
+        stop.request()
+        ended.result(20)
+    assert database.execute("SELECT state, attempt, leased_by FROM pgherald.delivery ORDER BY id") == [
+        ("pending", 0, None),
+        ("unknown", 1, None),
+    ]
+    assert database.execute("SELECT count(*) FROM pgherald.lane WHERE failures > 0 AND reason LIKE '%RCPT%'") == [(0,)]
 
 
 def test_a_bounce_comes_back_to_an_address_that_names_its_delivery(
