@@ -26,7 +26,7 @@ from consumers.delivery import Delivery, Leased, Mark
 from consumers.lanes import Lanes
 from consumers.ledger import DOT_S, Ledger
 from consumers.marks import Marks
-from consumers.outcome import GivenBack, LeaseLost, Outcome, Pause, Retry
+from consumers.outcome import Busy, GivenBack, LeaseLost, Outcome, Pause, Retry
 from consumers.patience import Patience
 from consumers.planning import REREADING, UNDECODABLE
 from consumers.rules import Rules
@@ -37,6 +37,8 @@ Effect = Callable[[Delivery, Callable[[], None]], dict[str, object]]
 
 #: How long what is running may take to end after a stop request.
 GRACE_S = 20.0
+#: How long a process whose connections all hang leaves the rest of a lane's deliveries to others.
+_ASIDE_S = 5.0
 _log = get_logger("deliver")
 
 
@@ -74,6 +76,7 @@ class Deliver:
         self._begun: SimpleQueue[Delivery | None] = SimpleQueue()
         self._held: dict[int, Delivery] = {}  # claimed and not yet marked; a dict's single operations are atomic
         self._tend_at = 0.0
+        self._aside_until = dict[str, float]()  # by lane
         self._due_at = math.inf  # when a delivery that we put off is due; what others put off is found within a second
         self._steady = False
         self._heard = True
@@ -109,7 +112,9 @@ class Deliver:
         if not self._heard:
             self._give_back_unheard()
         in_work = [delivery.lane for delivery in list(self._held.values())]
-        most, room = self._lanes.most(len(in_work)), self._lanes.room(in_work, time.monotonic())
+        now_s = time.monotonic()
+        most, room = self._lanes.most(len(in_work)), self._lanes.room(in_work, now_s)
+        room = {lane: free for lane, free in room.items() if self._aside_until.get(lane, 0.0) <= now_s}
         if not most or not room:
             return False
         claimed = self._ledger.claim(room, list(self._rules), most, self._lease_s)
@@ -165,7 +170,10 @@ class Deliver:
         fatal: FatalError | None = None
         try:
             became = outcome.sent(self._perform(delivery, permission), delivery)
+            self._aside_until.clear()
         except Exception as exc:
+            if isinstance(exc, Busy):
+                self._aside_until[delivery.lane] = time.monotonic() + _ASIDE_S
             fatal = exc if isinstance(exc, FatalError) else None
             became = self._decide(exc, delivery, permission.given)
         self._finish(delivery, became)

@@ -48,6 +48,10 @@ class NotYet(RetryableError):
     """It is not this delivery's turn: nothing was tried, and it rests for `retry_after_s`."""
 
 
+class Busy(NotYet):
+    """All that this process may do at once with the other side hangs there: another process may have room."""
+
+
 class LeaseLost(RetryableError):
     """This worker no longer holds the delivery, or not for long enough: nothing may be sent."""
 

@@ -11,6 +11,7 @@ from typing import Generic, Protocol, TypeVar
 from cdc.runtime.errors import DependencyDown
 from cdc.runtime.log import get_logger
 from consumers.lanes import Bucket
+from consumers.outcome import Busy
 
 #: A relay that refused one more connection is asked for one again after this.
 FEWER_FOR_S = 60.0
@@ -49,8 +50,8 @@ class Pool(Generic[C]):
     leave of them.
     """
 
-    def __init__(self, size: int, connect: Callable[[], C]) -> None:
-        self._size, self._connect = size, connect
+    def __init__(self, size: int, connect: Callable[[], C], turn_s: float) -> None:
+        self._size, self._connect, self._turn_s = size, connect, turn_s
         self._changed = threading.Condition()  # of all below
         self._idle: list[C] = []
         self._busy: set[C] = set()
@@ -60,7 +61,7 @@ class Pool(Generic[C]):
 
     @contextmanager
     def borrow(self) -> Iterator[C]:
-        """Lend a connection, an open one if there is any. Raises DependencyDown when `close` came first."""
+        """Lend a connection, an open one if there is any. Raises DependencyDown when `close` came first, and Busy."""
         connection = self._lend()
         try:
             yield connection
@@ -102,7 +103,8 @@ class Pool(Generic[C]):
     def _take(self) -> C | None:
         """Wait for one that rests, or for a place to open one in: None."""
         with self._changed:
-            self._changed.wait_for(lambda: self._idle or self._has_place() or self._closed)
+            if not self._changed.wait_for(lambda: self._idle or self._has_place() or self._closed, self._turn_s):
+                raise Busy("all connections to the relay wait for it", retry_after_s=1.0)
             if self._idle:
                 connection = self._idle.pop()
                 self._busy.add(connection)

@@ -28,6 +28,7 @@ class Timeouts(NamedTuple):
     connect_s: float = 30.0  #: TCP, TLS, and the greeting, before which relays look up who we are
     command_s: float = 300.0  #: RFC 5321 4.5.3.2.2 to .5
     dot_s: float = 600.0  #: RFC 5321 4.5.3.2.6; giving up earlier makes a slow yes a duplicate
+    turn_s: float = 10.0  #: for a connection, where all are in use
 
 
 #: What mends a step that failed without a word from the relay.

@@ -28,7 +28,7 @@ class Transport:
     """
 
     def __init__(self, smtp: Smtp, timeouts: Timeouts = USUAL) -> None:
-        self._pool = Pool(smtp.connections, partial(Connection, smtp, session.context(smtp), timeouts))
+        self._pool = Pool(smtp.connections, partial(Connection, smtp, session.context(smtp), timeouts), timeouts.turn_s)
         self._rate = Rate(smtp.rate) if smtp.rate else None
         self._losses = Losses()
         self._closed = threading.Event()
@@ -39,8 +39,8 @@ class Transport:
 
         `sending` is called when all but the final dot was transmitted, and again at the last moment; if it raises, the
         dot is not written.
-        Raises DependencyDown, NotYet, Deferred or MailRejected: the mail was not accepted. Raises ConnectionLost: the
-        dot may have left and no answer came.
+        Raises DependencyDown, NotYet, Busy, Deferred or MailRejected: the mail was not accepted. Raises ConnectionLost:
+        the dot may have left and no answer came.
         """
         if self._rate:
             self._rate.wait()

@@ -30,7 +30,7 @@ from consumers.ledger import Ledger
 from consumers.marks import Marks
 from consumers.migrations import migrate
 from consumers.operator import Operator
-from consumers.outcome import SkipDelivery
+from consumers.outcome import Busy, SkipDelivery
 from consumers.process import Crew
 from consumers.rules import Rules
 from deploy.local.net import until
@@ -511,6 +511,25 @@ def test_a_restart_of_the_database_loses_and_doubles_nothing(
     until(lambda: ledger.unfinished() == 0, 60, "all deliveries to end", ignore=(Exception,), every_s=0.05)
     assert len(effect.sent) == 300
     assert set(states(database).values()) == {"sent"}
+
+
+def test_what_a_process_has_no_room_for_while_its_connections_hang_is_left_to_another(
+    ledger: Ledger, start: Start
+) -> None:
+    tried: list[int] = []
+
+    def hangs(delivery: Delivery, _: object) -> None:
+        tried.append(delivery.id)
+        raise Busy("all connections wait", retry_after_s=0.01)
+
+    stuck, free = Effect(hangs), Effect()
+    ledger.store([entry(lsn, f"k{lsn}") for lsn in range(20)])
+    start(stuck, "stuck")
+    start(free, "free")
+    until_ended(ledger)
+    assert {delivery.attempt for delivery in free.sent} == {1}
+    assert len(free.sent) == 20
+    assert len(tried) <= 20
 
 
 def test_services_of_one_user_do_not_wait_for_each_other(ledger: Ledger, start: Start) -> None:

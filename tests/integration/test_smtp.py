@@ -16,7 +16,7 @@ from cdc.runtime.sections_mail import Smtp
 from consumers.mail.message import Mail
 from consumers.mail.session import Timeouts
 from consumers.mail.transport import USUAL, Transport, probe
-from consumers.outcome import LeaseLost, NotYet
+from consumers.outcome import Busy, LeaseLost, NotYet
 from deploy.local.net import until
 from tests.support.script import Fault
 from tests.support.smtp import Relay, Reply
@@ -598,3 +598,20 @@ def test_a_probe_logs_in_and_sends_nothing(relay: Relay) -> None:
 def test_a_probe_that_fails_says_what_mends_it(relay: Relay, given: dict[str, Any], says: str) -> None:
     with pytest.raises(DependencyDown, match=says):
         probe(settings(relay, **given))
+
+
+def test_whoever_waits_for_a_connection_while_all_hang_gives_up_and_sends_nothing(
+    relay: Relay, connect: Connect
+) -> None:
+    relay.script.next("dot", Fault.HANG)
+    transport = connect(relay, USUAL._replace(turn_s=0.2), connections=1)
+    with ThreadPoolExecutor(1) as threads:
+        hangs = threads.submit(transport.send, mail(), Permission())
+        until(lambda: relay.accepted, 10, "the dot to arrive")
+        permission = Permission()
+        with pytest.raises(Busy):
+            transport.send(mail(), permission)
+        assert permission.asked == 0
+        relay.released.set()
+        assert hangs.result(10)
+        assert transport.send(mail(), Permission())
