@@ -140,7 +140,7 @@ def replay(settings: Settings, rate: float | None, **given: Any) -> None:
     wanted = _chosen(given, ("dead", "unknown"))
 
     def change(operator: Operator, pages: Pages, asked: Mapping[str, object]) -> int:
-        return operator.replay(pages, {**asked, "rate": rate}, wanted.states or (), rate)
+        return operator.replay(pages, {**asked, **({"rate": rate} if rate else {})}, wanted.states or (), rate)
 
     _change(
         settings,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from datetime import datetime
 from typing import Any, cast
 
@@ -85,8 +85,8 @@ def add(settings: Settings, addresses: Sequence[str], bounces: Sequence[str], re
     if reason is None:
         raise click.UsageError(f"say why: --reason {' or '.join(REASONS)}")
     hashes = [*_hashes(addresses), *_of_bounces(settings, bounces)]
-    with _noted(settings, "suppression add", reason=reason, addresses=len(hashes), bounces=list(bounces)) as listed:
-        count = listed.add(hashes, reason, console.who())
+    asked = {"reason": reason, "addresses": len(hashes), "bounces": list(bounces)}
+    count = _changed(settings, "suppression add", asked, lambda listed: listed.add(hashes, reason, console.who()))
     click.echo(f"{count} were added, {len(set(hashes)) - count} were on the list")
 
 
@@ -106,22 +106,23 @@ def remove(settings: Settings, addresses: Sequence[str], reason: str | None, sin
         raise click.UsageError("say which: addresses, `-`, --reason or --since")
     hashes = _hashes(addresses) if addresses else None
     asked = {"reason": reason, "since": since, "addresses": len(hashes) if hashes is not None else None}
-    with _noted(settings, "suppression remove", **asked) as listed:
-        count = listed.remove(hashes, reason, since)
+    count = _changed(settings, "suppression remove", asked, lambda listed: listed.remove(hashes, reason, since))
     click.echo(f"{count} were removed")
 
 
-@contextmanager
-def _noted(settings: Settings, command: str, **asked: Any) -> Iterator[Suppression]:
-    """Note in the audit trail who changes the list."""
-    said = {name: value for name, value in asked.items() if value}
+def _changed(
+    settings: Settings, command: str, asked: Mapping[str, object], change: Callable[[Suppression], int]
+) -> int:
+    """Change the list, tell how many entries, and note in the audit trail who did it."""
+    said, count = {name: value for name, value in asked.items() if value}, 0
     dsn = settings.ledger_dsn
     with (
         closing(Operator(dsn, console.who())) as operator,
         closing(Suppression(dsn)) as listed,
-        operator.noted(command, said),
+        operator.noted(command, said, lambda: count),
     ):
-        yield listed
+        count = change(listed)
+    return count
 
 
 def _hashes(addresses: Sequence[str]) -> list[str]:

@@ -151,9 +151,13 @@ def test_an_operator_sees_hashes_adds_from_a_list_and_takes_off_what_was_wrong(r
     assert run("remove", "--reason", "bounce", "--since", "1h").output == "0 were removed\n"
     assert run("remove", "ada@example.org").output == "1 were removed\n"
     assert len(json.loads(run("list", "--json").stdout)) == 1
-    noted = database.execute("SELECT command, filter FROM pgherald.operation ORDER BY id")
-    assert [name for name, _ in noted] == ["suppression add", "suppression remove", "suppression remove"]
-    assert "@" not in json.dumps([asked for _, asked in noted])
+    noted = database.execute("SELECT command, count, filter FROM pgherald.operation ORDER BY id")
+    assert [(name, count) for name, count, _ in noted] == [
+        ("suppression add", 2),
+        ("suppression remove", 0),
+        ("suppression remove", 1),
+    ]
+    assert "@" not in json.dumps([asked for _, _, asked in noted])
 
 
 def test_a_bounce_is_found_by_the_name_that_its_mail_went_out_with(
