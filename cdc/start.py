@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing
 from typing import NamedTuple
 
 import msgspec
 
-from cdc import catalog, command, origins, positions, progress, recall, resume, slot, snapshot, tables
+from cdc import catalog, command, creation, origins, positions, progress, recall, resume, slot, snapshot, tables
 from cdc.backfill import Backfill
 from cdc.chunks import ChunkReader
-from cdc.contract.position import Part, Reading, format_lsn
+from cdc.contract.position import Part, Reading
 from cdc.contract.topics import positions_topic
 from cdc.history import Origin
 from cdc.initial import Initial
@@ -26,15 +25,14 @@ from cdc.rows import TablePlan, plan
 from cdc.runtime import postgres
 from cdc.runtime.errors import AccessDenied, PermanentError, PositionMismatch, SlotInUse
 from cdc.runtime.fields import TableName
-from cdc.runtime.lifecycle import Stop, Stopped
+from cdc.runtime.lifecycle import Stop
 from cdc.runtime.log import get_logger
 from cdc.runtime.settings import Settings
 from cdc.skip import Skip
-from cdc.slot import Created, Slot, session_options
+from cdc.slot import Slot, session_options
 from cdc.wal2json import OPTIONS
 
 _log = get_logger("capture")
-_LOOK_S, _TELL_AFTER_S = 0.2, 5.0
 #: All tables of the ledger; not that of commands, which capture reads.
 _LEDGER = "migration event delivery lane operation operation_delivery suppression link_use".split()
 
@@ -96,7 +94,10 @@ def open_session(settings: Settings, opened: ExitStack, stop: Stop, tries: Count
     options = slot_options(settings, partitioned=wide)
     with closing(connect(settings)) as copying:
         # The exported snapshot ends with the next replication command: take it over before streaming starts.
-        exported = None if slot.exists(connection, held.name) else _create(settings, held, publisher, cluster, stop)
+        exported = None
+        if not slot.exists(connection, held.name):
+            unparted = resume.hash_of(slot_options(settings))
+            exported = creation.create(settings, held, publisher, cluster, unparted, stop)
         seen = snapshot.begin(copying, exported.snapshot_name) if exported else None
         held.start(origins.resolved(options, connection, settings.source.skip_origins))
         for planned in plans:
@@ -183,43 +184,6 @@ def table_plans(settings: Settings, connection: postgres.Connection) -> list[Tab
         tables.check_part(settings.source, table.name, catalog.Catalog(connection).root(table.name)[0])
         plans.append(plan(settings.source, table, relation))
     return plans
-
-
-def _create(settings: Settings, held: Slot, publisher: Publisher, cluster: Cluster, stop: Stop) -> Created:
-    """Announce the slot in Kafka, then make it: a slot without a record is then never one of a first start.
-
-    A crash between the two: the next start finds the announcement and makes the slot. A rival that starts at the same
-    moment fences us or finds the slot made; both come back.
-    """
-    publisher.fence()
-    topic, key = positions_topic(settings.source.name), held.name.encode()
-    options = resume.hash_of(slot_options(settings))
-    if known := positions.last_record(settings):
-        resume.check(known, cluster, options, slot_exists=False)
-    else:
-        publisher.commit(topic, key, msgspec.json.encode(resume.first_record(cluster, options)))
-    created = _made(held, stop)
-    _log.info("slot_created", slot=held.name, lsn=format_lsn(created.consistent_lsn))
-    return created
-
-
-def _made(held: Slot, stop: Stop) -> Created:
-    """Make the slot, which waits for whoever is writing. Raises Stopped.
-
-    In a thread of its own: while libpq waits, no signal is heard.
-    """
-    began_at, told = time.monotonic(), False
-    with ThreadPoolExecutor(1) as waiting:
-        making = waiting.submit(held.create)
-        while not wait([making], _LOOK_S).done:
-            if stop.requested:
-                held.cancel()
-            elif not told and time.monotonic() - began_at > _TELL_AFTER_S:
-                told = True
-                _log.warning("slot_waits", see="pg_stat_activity.backend_xid, pg_prepared_xacts")
-    if stop.requested:
-        raise Stopped
-    return making.result()
 
 
 def _resume(settings: Settings, cluster: Cluster, options: dict[str, str], slot_lsn: int) -> Resume:
