@@ -17,6 +17,7 @@ from cdc.runtime.settings import Settings
 
 #: Numbers as columns of their own: wal2json writes these as null when they are none. Arrays and domains keep them.
 _NUMBERS = ("numeric", "real", "double precision")
+_MODIFIER = re.compile(r"\(.*?\)")
 #: CHECKs that hold only when each of their conditions does.
 _CHECKS = """
     SELECT pg_get_expr(conbin, conrelid) FROM pg_constraint WHERE conrelid = %s::regclass AND contype = 'c'
@@ -54,7 +55,7 @@ def lost_numbers(connection: postgres.Connection, relation: Relation, planned: T
     exposed = [
         column.name
         for column in relation.columns
-        if column.name in written and column.type.split("(")[0] in _NUMBERS and not is_finite(column, checks)
+        if column.name in written and is_number(column.type) and not is_finite(column, checks)
     ]
     if exposed:
         name = relation.name.sql()
@@ -65,6 +66,11 @@ def lost_numbers(connection: postgres.Connection, relation: Relation, planned: T
             "wal2json writes them so; the snapshot has them",
             f"ALTER TABLE {name} {', '.join(tests)};",
         )
+
+
+def is_number(type_name: str) -> bool:
+    """Tell whether wal2json writes values of a type as numbers, and those that are none as null."""
+    return _MODIFIER.sub("", type_name) in _NUMBERS
 
 
 def is_finite(column: Column, checks: Iterable[str]) -> bool:

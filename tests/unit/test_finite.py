@@ -2,7 +2,7 @@
 
 import pytest
 
-from cdc.preflight.filters import is_finite
+from cdc.preflight.filters import is_finite, is_number
 from cdc.relation import Column
 
 
@@ -26,3 +26,9 @@ from cdc.relation import Column
 )
 def test_a_number_with_bounds_is_one(type_: str, check: str, finite: bool) -> None:
     assert is_finite(Column("x", type_, type_, toastable=False), [check]) is finite
+
+
+@pytest.mark.parametrize("type_", ["numeric", "numeric(12,2)", "real", "double precision"])
+def test_a_column_of_numbers_may_lose_some(type_: str) -> None:
+    assert is_number(type_)
+    assert not is_number(type_ + "[]")
