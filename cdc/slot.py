@@ -43,6 +43,9 @@ _PINNED = {
     # What a role or database sets for its web requests would cut a snapshot short ...
     "statement_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
+    "lock_timeout": "0",
+    # ... what it forbids them would keep watermarks and commands out of the WAL ...
+    "default_transaction_read_only": "off",
     # ... and row security would leave rows out of it in silence: this makes it an error.
     "row_security": "off",
     "standard_conforming_strings": "on",  # an operator's SQL is checked as this reads it

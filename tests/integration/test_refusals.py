@@ -191,6 +191,18 @@ def test_a_role_with_a_short_statement_timeout_still_snapshots(deployment: Deplo
     assert deployment.visible() >= 100_000
 
 
+def test_a_role_that_only_reads_by_default_still_asks_for_rows(deployment: Deployment) -> None:
+    deployment.database.execute("INSERT INTO users VALUES (1)")
+    deployment.database.execute(
+        f"ALTER ROLE {ROLE} IN DATABASE {deployment.name} SET default_transaction_read_only = on"
+    )
+    reader = deployment.capture()
+    asked = deployment.run("snapshot", "users")
+    assert (asked.returncode, asked.stderr) == (0, "")
+    until(lambda: reader.count("snapshot_table_done") == 1, 20, "the rows to come again")
+    assert [record.op for record in deployment.events()] == ["r", "r"]
+
+
 def test_a_wal_level_that_is_not_logical_gets_the_statement(deployment: Deployment) -> None:
     with local.postgres({"wal_level": "replica", "max_wal_senders": "2"}) as server:
         Database("postgres", server).execute("CREATE TABLE users (id bigint PRIMARY KEY)")
