@@ -11,7 +11,7 @@ import msgspec
 from jinja2 import StrictUndefined, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from cdc.contract.envelope import UNAVAILABLE, Envelope, Row
+from cdc.contract.envelope import RECOVERY, UNAVAILABLE, Envelope, Row
 from cdc.runtime.errors import ConfigInvalid, EnvelopeInvalid, PermanentError, TemplateInvalid
 from cdc.runtime.fields import TableName
 from cdc.runtime.sections import Rule, User
@@ -179,7 +179,8 @@ def _target(rule: Rule) -> tuple[str, str]:
 def _matches(rule: Rule, event: Event, user: User) -> bool:
     """Tell whether the rule names what happened. Raises EnvelopeInvalid when only the old row could tell."""
     if event.kind == "snapshot":
-        return rule.include_snapshot and "created" in rule.on
+        # After a lost slot every row comes once more, under another id: it is `recover` that knows who lacks what.
+        return rule.include_snapshot and "created" in rule.on and event.envelope.source.snapshot != RECOVERY
     if event.kind != "changed" and event.kind not in rule.on:
         return False
     _require_old_row(rule, user, event.envelope, event.key)

@@ -24,7 +24,7 @@ HEADER_OLD_KEY = "__debezium.oldkey"
 #: The envelope's version that this code writes and the only one that it reads.
 SCHEMA_VERSION = b"1"
 
-#: What `source.snapshot` says of a row that `pgherald recover` read: to rules it is a created one.
+#: What `source.snapshot` says of a row that was read again after a lost slot, by the reader or by `pgherald recover`.
 RECOVERY = "recovery"
 
 Op = Literal["c", "u", "d", "r", "t", "m"]

@@ -1,9 +1,11 @@
 """From an event to planned deliveries."""
 
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -154,6 +156,13 @@ def test_services_that_can_not_be_told_have_a_lane_of_their_own() -> None:
 def test_snapshot_rows_are_created_only_for_rules_that_ask() -> None:
     assert outcomes(welcome(include_snapshot=True), event("r")) == SENT
     assert outcomes(welcome(include_snapshot=True, on="deleted"), event("r")) == []
+
+
+def test_rows_that_come_again_after_a_lost_slot_are_nobodys_news() -> None:
+    first = event("r")
+    source = msgspec.structs.replace(first.envelope.source, snapshot="recovery")
+    again = replace(first, envelope=msgspec.structs.replace(first.envelope, source=source))
+    assert outcomes(welcome(include_snapshot=True), again) == []
 
 
 def test_a_snapshot_row_has_no_age() -> None:
