@@ -80,6 +80,9 @@ def build(settings: Settings, template: str, locale: str = "", sample: Path | No
     Raises TemplateInvalid, MailRejected.
     """
     renderer = Renderer(settings.templates.path)
+    if template not in renderer.locales:
+        hint = f"There are {', '.join(renderer.locales)}" if renderer.locales else "See templates.path"
+        raise TemplateInvalid(f"there is no template {template} in {renderer.folder}", hint=hint)
     given = read_sample(sample or own_sample(renderer, template, locale))
     return of_sample(settings, renderer, template, locale or given.locale, given)
 

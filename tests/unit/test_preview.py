@@ -221,3 +221,8 @@ def test_a_preview_that_can_not_be_says_why(write: Write, template: str, sample:
     file.write_text(json.dumps(sample or {"after": ROW}))
     with pytest.raises(error):
         build(settings, template, sample=file)
+
+
+def test_a_preview_of_no_template_says_which_there_are(write: Write) -> None:
+    with pytest.raises(TemplateInvalid, match=r"there is no template tt in .*\. There are t$"):
+        build(write(), "tt")
