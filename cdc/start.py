@@ -12,7 +12,7 @@ import msgspec
 from cdc import catalog, command, creation, origins, positions, progress, recall, resume, slot, snapshot, tables
 from cdc.backfill import Backfill
 from cdc.chunks import ChunkReader
-from cdc.contract.position import Part, Reading
+from cdc.contract.position import Part, PositionRecord, Reading
 from cdc.contract.topics import positions_topic
 from cdc.history import Origin
 from cdc.initial import Initial
@@ -116,12 +116,11 @@ def open_session(settings: Settings, opened: ExitStack, stop: Stop, tries: Count
     resumed.state = msgspec.structs.replace(resumed.state, timeline=cluster.timeline, options=resume.hash_of(options))
     recorded = resumed.state
     created = recall.created(settings, recorded.epoch, recorded.snapshot.tables, held.confirm)
-    beside = progress.beside(recorded.snapshot, time.time_ns() // 1_000_000)
-    resumed.state = msgspec.structs.replace(recorded, snapshot=beside)
+    resumed.state = _beside(settings, recorded)
     router = _router(settings, connection, cluster.database, resumed, plans, start_lsn)
     if resumed.state != recorded:
-        # Before anything else happens: a crash from here on, and the next start knows the parts, and since when rows
-        # come as `c` beside what is still to be read.
+        # Before anything else happens: a crash from here on, and the next start knows the parts, what is still to be
+        # read, and since when rows come as `c` beside it.
         publisher.commit(*resumed.record(resumed.position, complete=resumed.state.complete))
     reader = ChunkReader(lambda: connect(settings), lambda opened, name: _plan_of(settings, opened, name), skip)
     backfill = opened.enter_context(
@@ -135,8 +134,22 @@ def _begin(settings: Settings, publisher: Publisher, resumed: Resume, lsn: int) 
     why = resumed.state.snapshot.why
     reads = settings.source.snapshot == "initial" or why == "recovery"
     state = progress.begun((table.name for table in settings.source.tables if reads), lsn, why)
-    resumed.state = msgspec.structs.replace(resumed.state, lsn=lsn)
+    resumed.state = msgspec.structs.replace(resumed.state, lsn=lsn, tables=_names(settings))
     publisher.commit(*resumed.snapshot(state))
+
+
+def _names(settings: Settings) -> tuple[TableName, ...]:
+    return tuple(table.name for table in settings.source.tables)
+
+
+def _beside(settings: Settings, record: PositionRecord) -> PositionRecord:
+    """Note what is read beside the stream from now on: the rest, and tables that were named since the last start."""
+    state, names = record.snapshot, _names(settings)
+    for name in names if record.tables and settings.source.snapshot == "initial" else ():
+        if name not in record.tables:
+            _log.info("table_added", table=str(name), effect="its rows are read beside the stream")
+            state = progress.asked(state, Reading(*name))
+    return msgspec.structs.replace(record, snapshot=progress.beside(state, time.time_ns() // 1_000_000), tables=names)
 
 
 def _locked(

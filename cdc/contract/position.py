@@ -101,6 +101,8 @@ class PositionRecord(msgspec.Struct, frozen=True, kw_only=True):
     witness: Witness | None = None
     #: The parts that were seen: the rows of one that is dropped meanwhile are still published.
     parts: tuple[Part, ...] = ()
+    #: The tables that were captured, by schema and name: of one that is named since, the rows are still to be read.
+    tables: tuple[tuple[str, str], ...] = ()
 
     @property
     def position(self) -> Position:

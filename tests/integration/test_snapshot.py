@@ -287,6 +287,25 @@ def test_a_row_that_came_before_a_crash_does_not_come_again_behind_it(deployment
     assert again == Counter(f'{{"id":{id_}}}' for id_ in (*range(1, 11), 14))
 
 
+def test_the_rows_of_a_table_that_is_named_later_are_read_beside_the_stream(deployment: Deployment) -> None:
+    deployment.database.execute("CREATE TABLE orders (id int PRIMARY KEY); INSERT INTO orders VALUES (1)")
+    deployment.capture()
+    deployment.database.execute("INSERT INTO orders VALUES (2)")
+    deployment.until_caught_up()
+    deployment.stop()
+    deployment.database.execute("INSERT INTO orders VALUES (3)")
+    deployment.tables.append("orders")
+    deployment.write()
+    reader = deployment.capture()
+    until_done(deployment, reader)
+    deployment.stop()
+    again = deployment.capture()
+    deployment.until_caught_up()
+    assert not again.said("table_added")
+    told = {(record.op, record.key) for record in deployment.events("public.orders")}
+    assert told == {("r", '{"id":1}'), ("r", '{"id":2}'), ("c", '{"id":3}')}
+
+
 #: A key of what is hard to walk along: folded case, an enum's own order, an extension's type, quotes and backslashes.
 ODD = r'''
     CREATE EXTENSION citext;
