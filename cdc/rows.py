@@ -89,9 +89,8 @@ class TablePlan:
             return self.old_row(change), _NULL
         if isinstance(change, Insert):
             return _NULL, self._row(change.columns)
-        full = self.is_full(change)
-        after = self._row(change.columns, change.identity if full else ())
-        return (self._row(change.identity) if full else _NULL), after
+        after = self._row(change.columns, change.identity)  # what did not change may stand there alone, a wide key too
+        return (self._row(change.identity) if self.is_full(change) else _NULL), after
 
     def old_row(self, change: RowChange) -> bytes:
         """Render what is known of the old row: all of it, or the key with the other columns null."""

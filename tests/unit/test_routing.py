@@ -120,6 +120,15 @@ def test_a_key_change_is_a_delete_a_tombstone_and_a_create_that_know_of_each_oth
     assert value(created)["transaction"]["total_order"] == 2
 
 
+def test_a_wide_key_that_did_not_change_is_known_from_the_old_one() -> None:
+    lines = Lines(relation(key=("email",)))
+    lines.begin()
+    (event,) = lines.row("U", {"id": 2}, {"email": "wide"})
+    assert event.key == b'{"email":"wide"}'
+    assert value(event)["after"] == {"id": 2, "email": "wide"}
+    assert value(event)["before"] is None
+
+
 def test_an_unchanged_wide_value_is_unavailable_without_the_old_row_and_known_with_it() -> None:
     lines = Lines()
     lines.begin()
