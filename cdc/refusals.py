@@ -50,7 +50,7 @@ def cannot_create(sqlstate: str, text: str) -> ServiceError | None:
         return SlotInUse("another process made the slot just now")
     if sqlstate == "53400":
         hint = "Raise max_replication_slots and restart, or drop a slot that nobody reads (pg_replication_slots)"
-        return AccessDenied("PostgreSQL has no replication slot left", hint=hint)
+        return AccessDenied("PostgreSQL has no two replication slots left, which the making of one needs", hint=hint)
     return None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, cast
@@ -18,7 +18,7 @@ from psycopg2 import extras
 
 from cdc import refusals
 from cdc.checkpoint import Checkpoint
-from cdc.contract.position import parse_lsn
+from cdc.contract.position import format_lsn, parse_lsn
 from cdc.relation import Cluster, read_history
 from cdc.runtime import postgres
 from cdc.runtime.errors import ConnectionLost, ServiceError
@@ -58,11 +58,17 @@ def session_options(extra: Mapping[str, str] | None = None) -> str:
     return " ".join(f"-c {name}={value}" for name, value in pinned.items())
 
 
-@dataclass(frozen=True, slots=True)
-class Created:
-    """A new slot: what it starts with, and the snapshot that fits it exactly."""
+#: A change of the catalog that any role may make and that leaves nothing.
+_CATALOG_CHANGE = "SELECT lo_unlink(lo_create(0))"
+_ADVANCE = "SELECT end_lsn FROM pg_replication_slot_advance(%s, %s)"
+_DROP = "SELECT pg_drop_replication_slot(%s)"
 
-    consistent_lsn: int
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """Where a new slot begins, and the snapshot that fits it exactly."""
+
+    lsn: int
     snapshot_name: str
 
 
@@ -80,6 +86,9 @@ class Slot:
             options=session_options({"wal_sender_timeout": f"{WAL_SENDER_TIMEOUT_S}s"}),
         )
         self._cursor = cast(extras.ReplicationCursor, self._connection.cursor())
+        #: Slots are the whole server's; no two of its processes have one id.
+        process = self._connection.info.backend_pid
+        self._knowing, self._beginning = f"pgherald_{process}_knowing", f"pgherald_{process}_beginning"
         self._streaming = False
         self._confirmed_at = self._fed_back_at = self._heard_at = time.monotonic()
         self._heard = False
@@ -105,17 +114,33 @@ class Slot:
         content = _one(self._cursor)[1]
         return read_history(content if isinstance(content, str) else bytes(content).decode())
 
-    def create(self) -> Created:
-        """Create the slot; the snapshot lasts until the next command on this connection.
+    def begin(self) -> Beginning:
+        """Find where a new slot is to begin. The snapshot lasts until `create`, the next command on this connection.
+
+        While a slot waits for those who write, PostgreSQL misses the DDL that others commit, and takes old shapes for
+        the present ones until the next DDL: columns are left out, a table that was emptied ends the stream. So one slot
+        knows the catalog, from our own change of it on, and a second one, which waits for all who began to write before
+        that, says where to begin. See deploy/decisions/0022.
 
         Raises AccessDenied with the statement that helps: wal_level, the plugin, the right.
         """
-        try:
-            self._cursor.create_replication_slot(self.name, output_plugin="wal2json")
+        with _creating():
+            self._cursor.execute("SELECT pg_create_logical_replication_slot(%s, 'wal2json', true)", (self._knowing,))
+            self._cursor.execute(_CATALOG_CHANGE)
+            self._cursor.execute(f'CREATE_REPLICATION_SLOT "{self._beginning}" TEMPORARY LOGICAL "wal2json"')
             _, consistent, snapshot, _ = _one(self._cursor)
-        except psycopg2.Error as exc:
-            raise cannot_create(exc) from exc
-        return Created(parse_lsn(consistent), snapshot)
+            return Beginning(parse_lsn(consistent), snapshot)
+
+    def create(self, beginning: Beginning) -> None:
+        """Make the slot, now that its snapshot is in use. Raises SlotInUse when another process made it meanwhile."""
+        with _creating():
+            # One after the other: there may be room for few.
+            self._cursor.execute(_DROP, (self._beginning,))
+            self._cursor.execute(_ADVANCE, (self._knowing, format_lsn(beginning.lsn)))
+            if parse_lsn(_one(self._cursor)[0]) != beginning.lsn:
+                raise ConnectionLost("the new slot would not begin where its snapshot does")
+            self._cursor.execute("SELECT pg_copy_logical_replication_slot(%s, %s, false)", (self._knowing, self.name))
+            self._cursor.execute(_DROP, (self._knowing,))
 
     def cancel(self) -> None:
         """Break off what another thread asks of the connection. Safe from any thread."""
@@ -211,6 +236,14 @@ def _one(cursor: extras.ReplicationCursor) -> tuple[Any, ...]:
     if row is None:
         raise ConnectionLost("PostgreSQL answered a replication command with nothing")
     return row
+
+
+@contextmanager
+def _creating() -> Iterator[None]:
+    try:
+        yield
+    except psycopg2.Error as exc:
+        raise cannot_create(exc) from exc
 
 
 def cannot_create(exc: psycopg2.Error) -> ServiceError:

@@ -93,12 +93,10 @@ def open_session(settings: Settings, opened: ExitStack, stop: Stop, tries: Count
     wide = any(planned.relation.partitioned for planned in plans)
     options = slot_options(settings, partitioned=wide)
     with closing(connect(settings)) as copying:
-        # The exported snapshot ends with the next replication command: take it over before streaming starts.
-        exported = None
+        seen = None
         if not slot.exists(connection, held.name):
-            unparted = resume.hash_of(slot_options(settings))
-            exported = creation.create(settings, held, publisher, cluster, unparted, stop)
-        seen = snapshot.begin(copying, exported.snapshot_name) if exported else None
+            creation.announce(settings, held, publisher, cluster, resume.hash_of(slot_options(settings)))
+            seen = creation.create(held, copying, stop)
         held.start(origins.resolved(options, connection, settings.source.skip_origins))
         for planned in plans:
             tables.tell(planned)

@@ -39,10 +39,10 @@ def _wal(server: Server) -> Iterator[Finding]:
 
 def _room(server: Server, slots: int, walsenders: int, slot_exists: bool) -> Iterator[Finding]:
     most = int(server.settings["max_replication_slots"])
-    if slots >= most and not slot_exists:
-        what = f"all {most} replication slots are taken"
+    if slots + 2 > most and not slot_exists:
+        what = f"{slots} of {most} replication slots are taken"
         remedy = server.change("max_replication_slots", str(most + 4), restart=True)
-        yield Finding("fault", what, "capture makes one", f"{remedy}; or drop one that nobody reads")
+        yield Finding("fault", what, "capture needs two to make its own", f"{remedy}; or drop one that nobody reads")
     most = int(server.settings["max_wal_senders"])
     if walsenders + 2 > most:
         what = f"{walsenders} of {most} max_wal_senders are taken"

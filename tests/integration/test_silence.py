@@ -29,7 +29,7 @@ def slot(database: Database, line: Proxy, name: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("cdc.slot._SILENCE_S", 0.05)
     dsn = database.dsn.replace(f"port={database.server.port}", f"port={line.port}") + " connect_timeout=1"
     with closing(Slot(dsn, name)) as opened:
-        opened.create()
+        opened.create(opened.begin())
         opened.start(OPTIONS)
         yield opened
 

@@ -52,7 +52,7 @@ def test_a_message_begins_at_the_lsn_that_its_line_says(database: Database, name
     """The reader takes a row's LSN from there; also of one that was spilled to disk or stands behind a savepoint."""
     database.execute(f"{TABLE}; ALTER DATABASE {database.name} SET logical_decoding_work_mem TO '64kB'")
     with closing(Slot(database.dsn, name)) as slot:
-        slot.create()
+        slot.create(slot.begin())
         database.execute(f"BEGIN; {INSERT}; SAVEPOINT s; {INSERT}; RELEASE s; COMMIT", (1, "1", 2, "2"))
         database.execute("INSERT INTO users SELECT g, md5(g::text) FROM generate_series(3, 3000) g")
         database.execute("UPDATE users SET email = 'x' WHERE id < 100; DELETE FROM users WHERE id = 7; TRUNCATE users")

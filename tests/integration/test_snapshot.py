@@ -135,10 +135,12 @@ def test_a_reader_killed_again_and_again_in_its_first_snapshot_repeats_nothing_a
 def test_a_table_that_is_altered_while_the_slot_is_made_is_read_as_it_is(deployment: Deployment) -> None:
     deployment.database.execute("INSERT INTO users VALUES (1, 'a@example.org', 7)")
     with closing(deployment.database.connect()) as session, session.cursor() as cursor:
-        cursor.execute("BEGIN; SELECT pg_current_xact_id()")  # a new slot waits for whoever may have written
+        cursor.execute("BEGIN; SELECT pg_current_xact_id()::text::int")
+        ((writing,),) = cursor.fetchall()
         deployment.start("capture")
-        being_made = "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = %s)"
-        until(lambda: deployment.database.execute(being_made, (deployment.name,)) == [(True,)], 30, "a slot to be made")
+        until(
+            lambda: deployment.database.waits_for(writing), 30, "a slot to be made, which waits for whoever may write"
+        )
         for old, new in (("email", "x"), ("n", "email"), ("x", "n")):
             deployment.database.execute(f"ALTER TABLE users RENAME {old} TO {new}")
         cursor.execute("COMMIT")

@@ -38,6 +38,11 @@ class Database:
             cursor.execute(statement, parameters)
             return cursor.fetchall() if cursor.description else []
 
+    def waits_for(self, transaction: int) -> bool:
+        """Whether a session waits for the end of this transaction, as one that makes a slot does."""
+        waiting = "SELECT pid FROM pg_locks WHERE NOT granted AND transactionid::text = %s::text"
+        return bool(self.execute(waiting, (transaction,)))
+
 
 @contextmanager
 def fresh(server: PostgresServer, name: str, options: str = "") -> Iterator[Database]:

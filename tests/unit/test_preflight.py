@@ -94,7 +94,8 @@ def test_a_slot_without_limit_is_a_warning() -> None:
     [
         (10, 1, False, ["fault"]),
         (10, 1, True, []),
-        (9, 1, False, []),
+        (9, 1, False, ["fault"]),
+        (8, 1, False, []),
         (1, 8, False, []),
         (1, 9, False, ["warning"]),
         (1, 10, False, ["fault"]),
