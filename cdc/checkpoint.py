@@ -22,11 +22,12 @@ class Checkpoint:
         self._acknowledged_lsn = 0
         #: The last LSN that was given to send_feedback: psycopg2 compares with it.
         self.confirmed_lsn = 0
-        self._last_data_start = 0
+        #: The last message's data_start.
+        self.read_lsn = 0
 
     def read(self, data_start: int) -> None:
         """Note a message, before it is interpreted."""
-        self._last_data_start = data_start
+        self.read_lsn = data_start
 
     def complete(self, end_lsn: int) -> None:
         """Note the end of a transaction, or of a message outside of one. Raises PositionMismatch on a step back."""
@@ -55,7 +56,7 @@ class Checkpoint:
     @property
     def must_drain(self) -> bool:
         """Tell whether reading on could make psycopg2 confirm what waits for Kafka: commit there first."""
-        return self._last_data_start <= self.confirmed_lsn and self.waiting
+        return self.read_lsn <= self.confirmed_lsn and self.waiting
 
     def safe_lsn(self) -> int:
         """Give what may be confirmed now: never past an acknowledged transaction.
@@ -63,6 +64,6 @@ class Checkpoint:
         While something waits, the confirmed LSN also stays below the last message's data_start: psycopg2's own rule
         then can't fire before the next message is read, and `must_drain` is asked before that.
         """
-        if not self.waiting or self._acknowledged_lsn < self._last_data_start:
+        if not self.waiting or self._acknowledged_lsn < self.read_lsn:
             return max(self._acknowledged_lsn, self.confirmed_lsn)
         return self.confirmed_lsn

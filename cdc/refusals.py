@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from cdc.runtime.errors import AccessDenied, ConnectionLost, ServiceError, SlotInUse, SlotLost
+from cdc.contract.position import format_lsn
+from cdc.runtime.errors import AccessDenied, ChangeUndecodable, ConnectionLost, ServiceError, SlotInUse, SlotLost
 
 RECOVER = "`pgherald slot recover` makes a new slot and reads again what may be missing"
 _INSTALL = "Install it on the database server: Debian's package is postgresql-NN-wal2json"
@@ -67,6 +68,15 @@ def cannot_start(sqlstate: str, text: str, name: str) -> ServiceError | None:
     if sqlstate == "22023":
         return AccessDenied("wal2json does not know the options that pgherald needs", hint="Update wal2json to 2.5")
     return None
+
+
+def cannot_decode(sqlstate: str, name: str, read_lsn: int) -> ChangeUndecodable:
+    """Say that PostgreSQL itself fails at what comes next; its words may hold values and are left out."""
+    return ChangeUndecodable(
+        f"PostgreSQL can't decode what comes behind {format_lsn(read_lsn)} for the slot {name}: SQLSTATE {sqlstate}",
+        hint=f"Its own log says why. Start again; if it ends at the same place, {RECOVER}",
+        sqlstate=sqlstate,
+    )
 
 
 def in_recovery() -> ConnectionLost:

@@ -21,7 +21,7 @@ from cdc.checkpoint import Checkpoint
 from cdc.contract.position import format_lsn, parse_lsn
 from cdc.relation import Cluster, read_history
 from cdc.runtime import postgres
-from cdc.runtime.errors import ConnectionLost, ServiceError
+from cdc.runtime.errors import AccessDenied, ConnectionLost, RetryableError, ServiceError
 from cdc.runtime.log import get_logger
 from cdc.wal2json import SESSION
 
@@ -179,7 +179,14 @@ class Slot:
                 note(message.data_start)
                 yield message
         except psycopg2.Error as exc:
-            raise postgres.classify(exc) from exc
+            raise self._not_read(exc) from exc
+
+    def _not_read(self, exc: psycopg2.Error) -> ServiceError:
+        """Tell a line that breaks from a change that PostgreSQL can't decode: that one would come again for ever."""
+        error = postgres.classify(exc)
+        if isinstance(error, RetryableError | AccessDenied):
+            return error
+        return refusals.cannot_decode(exc.pgcode or "none", self.name, self.checkpoint.read_lsn)
 
     def wait(self, timeout_s: float) -> None:
         """Wait until something can be read, but no longer than this."""

@@ -178,6 +178,30 @@ def test_a_plugin_that_was_removed_is_told_and_the_slot_waits(deployment: Deploy
     assert [record.op for record in deployment.events()] == ["c"]
 
 
+def test_a_change_that_postgresql_can_not_decode_is_told_and_a_new_slot_reads_its_row(deployment: Deployment) -> None:
+    database = deployment.database
+    database.execute("CREATE TYPE plan AS ENUM ('free'); ALTER TABLE users ADD plan plan")
+    deployment.capture()
+    insert(deployment, 1)
+    deployment.until_caught_up()
+    deployment.stop()
+    database.execute("UPDATE pg_type SET typoutput = 1 WHERE typname = 'plan'")  # there is no such function
+    database.execute("INSERT INTO users VALUES (2, 'b@example.org', 'free')")
+    database.execute("UPDATE pg_type SET typoutput = 'enum_out'::regproc WHERE typname = 'plan'")
+    insert(deployment, 3)
+    assert "can't decode what comes behind" in (said := refused(deployment))
+    assert "SQLSTATE XX000" in said
+    assert "slot recover" in said
+    assert refused(deployment) == said
+    assert deployment.run("slot", "recover", "--yes").returncode == 0
+    deployment.capture()
+    insert(deployment, 4)
+    deployment.until_caught_up()
+    told = {(record.event_id.split(":")[1], record.op, record.key) for record in deployment.events()}
+    again = {("2", "r", f'{{"id":{id_}}}') for id_ in (1, 2, 3)}
+    assert told == {("1", "c", '{"id":1}'), *again, ("2", "c", '{"id":4}')}
+
+
 def test_a_slot_in_danger_is_told_then_its_loss(tmp_path: Path, kafka: KafkaServer, name: str) -> None:
     sizes = {"max_slot_wal_keep_size": "32MB", "min_wal_size": "32MB", "max_wal_size": "32MB"}
     with alone(tmp_path, kafka, name, sizes) as (_, deployment):
