@@ -18,6 +18,13 @@ from cdc.runtime.sections import SourceTable
 from cdc.runtime.settings import Settings
 from cdc.tables import check_part, identity_sql
 
+#: The columns of a primary key that the WAL does not know.
+_DEFERRED = """
+    SELECT string_agg(quote_ident(attname), ', ' ORDER BY place) FROM pg_index
+    JOIN unnest(indkey) WITH ORDINALITY key(number, place) ON place <= indnkeyatts
+    JOIN pg_attribute ON attrelid = indrelid AND attnum = number
+    WHERE indrelid = %s::regclass AND indisprimary AND NOT indimmediate
+"""
 #: Of a table up to this size old rows may be logged without asking: each update writes the row twice from then on.
 SMALL_BYTES = 64 << 20
 
@@ -64,7 +71,9 @@ def _identity(
     name = relation.name.sql()
     if not relation.key and not relation.full_identity:
         why = "PostgreSQL logs no updates and deletes of it that could be decoded; inserts flow with a null key"
-        yield Finding("warning", f"{name} has no primary key", why, f"ALTER TABLE {name} ADD PRIMARY KEY (...);")
+        deferred = one(connection, _DEFERRED, (name,))
+        what = f"{name} has no primary key" + (" for the WAL: it is deferrable" if deferred else "")
+        yield Finding("warning", what, why, _key_sql(relation, deferred))
     elif not relation.logs_old_keys:
         what, why = f"{name} has REPLICA IDENTITY NOTHING", "PostgreSQL logs no updates and deletes of it"
         if relation.identity == "index":
@@ -86,6 +95,16 @@ def _identity(
             why = f"the rule {rule.name} is on {', '.join(kinds)}, which needs the old row"
             fault = Finding("fault", f"{name} logs no old rows", why, identity_sql(relation, "FULL"))
             yield _mend_identity(connection, relation, fault)
+
+
+def _key_sql(relation: Relation, deferred: str | None) -> str:
+    """Write the statement that gives a table a key; beside one that is deferrable there can't be another."""
+    name = relation.name.sql()
+    if not deferred:
+        return f"ALTER TABLE {name} ADD PRIMARY KEY (...);"
+    index = quoted(f"{relation.name.table}_identity")
+    use = f"ALTER TABLE {name} REPLICA IDENTITY USING INDEX {index}; then start capture again"
+    return f"CREATE UNIQUE INDEX {index} ON {name} ({deferred}); {use}"
 
 
 def _mend_identity(connection: postgres.Connection, relation: Relation, finding: Finding) -> Finding:

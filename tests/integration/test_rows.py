@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -165,6 +166,22 @@ def test_preflight_says_which_identities_tell_too_little_and_what_mends_them(dep
     for table in ("hides", "nothing"):
         assert f'ALTER TABLE "public"."{table}" REPLICA IDENTITY DEFAULT;' in said
     assert '"public"."deferred" has no primary key' in said
+
+
+def test_a_deferrable_key_gets_an_index_that_the_wal_knows(deployment: Deployment) -> None:
+    said = deployment.run("preflight").stdout
+    (statements,) = re.findall(r'(CREATE UNIQUE INDEX "deferred_identity" .*); then start capture again', said)
+    deployment.database.execute(statements)
+    deployment.stop()
+    deployment.capture()
+    records = after(
+        deployment,
+        "INSERT INTO deferred VALUES (5, 1)",
+        "UPDATE deferred SET v = 2 WHERE id = 5",
+        "DELETE FROM deferred WHERE id = 5",
+        table="public.deferred",
+    )
+    assert [(record.op, record.key) for record in records] == [(op, '{"id":5}') for op in ("c", "u", "d", "tombstone")]
 
 
 def test_a_table_whose_changes_are_in_no_wal_is_a_fault_and_warned_of(deployment: Deployment) -> None:
