@@ -112,9 +112,8 @@ class Deliver:
         if not self._heard:
             self._give_back_unheard()
         in_work = [delivery.lane for delivery in list(self._held.values())]
-        now_s = time.monotonic()
-        most, room = self._lanes.most(len(in_work)), self._lanes.room(in_work, now_s)
-        room = {lane: free for lane, free in room.items() if self._aside_until.get(lane, 0.0) <= now_s}
+        most, room = self._lanes.most(len(in_work)), self._lanes.room(in_work, time.monotonic())
+        room = {lane: free for lane, free in room.items() if not self._stands_aside(lane)}
         if not most or not room:
             return False
         claimed = self._ledger.claim(room, list(self._rules), most, self._lease_s)
@@ -182,9 +181,14 @@ class Deliver:
 
     def _perform(self, delivery: Delivery, permission: _Permission) -> dict[str, object]:
         """Carry it out; what no code could read, a replay reads again, and all else needs an envelope."""
+        if self._stands_aside(delivery.lane):
+            raise Busy("it would wait as others of its lane did in vain", retry_after_s=1.0)
         if delivery.unreadable and delivery.rule != UNDECODABLE:
             raise delivery.unreadable
         return self._effect(delivery, permission)
+
+    def _stands_aside(self, lane: str) -> bool:
+        return self._aside_until.get(lane, 0.0) > time.monotonic()
 
     def _decide(self, error: Exception, delivery: Delivery, sending: bool) -> Outcome:
         if not isinstance(error, ServiceError):

@@ -520,6 +520,7 @@ def test_what_a_process_has_no_room_for_while_its_connections_hang_is_left_to_an
 
     def hangs(delivery: Delivery, _: object) -> None:
         tried.append(delivery.id)
+        time.sleep(0.3)
         raise Busy("all connections wait", retry_after_s=0.01)
 
     stuck, free = Effect(hangs), Effect()
@@ -529,7 +530,7 @@ def test_what_a_process_has_no_room_for_while_its_connections_hang_is_left_to_an
     until_ended(ledger)
     assert {delivery.attempt for delivery in free.sent} == {1}
     assert len(free.sent) == 20
-    assert len(tried) <= 20
+    assert len(tried) <= 3  # one of each worker: what was claimed ahead does not wait in its turn
 
 
 def test_services_of_one_user_do_not_wait_for_each_other(ledger: Ledger, start: Start) -> None:
