@@ -6,6 +6,9 @@ from cdc.contract.position import format_lsn
 from cdc.runtime.errors import AccessDenied, ChangeUndecodable, ConnectionLost, ServiceError, SlotInUse, SlotLost
 
 RECOVER = "`pgherald slot recover` makes a new slot and reads again what may be missing"
+_GRANT_LARGE_OBJECTS = (
+    "As a superuser, in this database: GRANT EXECUTE ON FUNCTION lo_create(oid), lo_unlink(oid) TO the role of the dsn;"
+)
 _INSTALL = "Install it on the database server: Debian's package is postgresql-NN-wal2json"
 
 
@@ -45,6 +48,9 @@ def cannot_create(sqlstate: str, text: str) -> ServiceError | None:
     if sqlstate == "55000":
         hint = "As a superuser: ALTER SYSTEM SET wal_level = logical; then restart PostgreSQL"
         return AccessDenied("PostgreSQL's wal_level is not logical", hint=hint)
+    if sqlstate == "42501" and ("lo_create" in text or "lo_unlink" in text):
+        what = "PostgreSQL refuses lo_create or lo_unlink to the role; with them a new slot learns the catalog"
+        return AccessDenied(what, hint=_GRANT_LARGE_OBJECTS)
     if sqlstate == "58P01":
         return AccessDenied("PostgreSQL has no wal2json", hint=_INSTALL)
     if sqlstate == "42710":

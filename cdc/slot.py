@@ -58,8 +58,8 @@ def session_options(extra: Mapping[str, str] | None = None) -> str:
     return " ".join(f"-c {name}={value}" for name, value in pinned.items())
 
 
-#: A change of the catalog that any role may make and that leaves nothing.
-_CATALOG_CHANGE = "SELECT lo_unlink(lo_create(0))"
+#: Any role may make it, unless that right was taken from PUBLIC, and it leaves nothing.
+CATALOG_CHANGE = "SELECT lo_unlink(lo_create(0))"
 _ADVANCE = "SELECT end_lsn FROM pg_replication_slot_advance(%s, %s)"
 _DROP = "SELECT pg_drop_replication_slot(%s)"
 
@@ -126,7 +126,7 @@ class Slot:
         """
         with _creating():
             self._cursor.execute("SELECT pg_create_logical_replication_slot(%s, 'wal2json', true)", (self._knowing,))
-            self._cursor.execute(_CATALOG_CHANGE)
+            self._cursor.execute(CATALOG_CHANGE)
             self._cursor.execute(f'CREATE_REPLICATION_SLOT "{self._beginning}" TEMPORARY LOGICAL "wal2json"')
             _, consistent, snapshot, _ = _one(self._cursor)
             return Beginning(parse_lsn(consistent), snapshot)

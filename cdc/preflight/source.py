@@ -86,10 +86,11 @@ def _decoding(connection: postgres.Connection, settings: Settings, found: Server
 
 
 def _try_plugin(connection: postgres.Connection, found: Server, why: str) -> Finding:
-    """Make a temporary slot: that needs the right, the plugin, its permission and a free place."""
+    """Do what makes a slot: that needs the right, the plugin, its permission and a free place."""
     try:
         one(connection, "SELECT pg_create_logical_replication_slot('pgherald_preflight', 'wal2json', true)")
         one(connection, "SELECT pg_drop_replication_slot('pgherald_preflight')")
+        one(connection, slot.CATALOG_CHANGE)
     except psycopg2.errors.ConfigurationLimitExceeded:
         return Finding("ok", "no slot is free to try wal2json with")  # server.look says whether that matters
     except psycopg2.Error as exc:

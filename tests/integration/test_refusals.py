@@ -234,6 +234,17 @@ def _plugins(database: Database) -> str:
     return str(database.execute("SHOW output_plugin_libraries")[0][0])
 
 
+def test_a_right_that_every_role_has_and_a_new_slot_needs_is_asked_for_where_it_was_taken(
+    deployment: Deployment,
+) -> None:
+    deployment.database.execute("REVOKE EXECUTE ON FUNCTION lo_create(oid) FROM PUBLIC")
+    for said in told(deployment):
+        assert "refuses lo_create" in said
+        assert "GRANT EXECUTE ON FUNCTION lo_create(oid), lo_unlink(oid) TO" in said
+    deployment.database.execute(f"GRANT EXECUTE ON FUNCTION lo_create(oid) TO {ROLE}")
+    deployment.capture()
+
+
 def test_numbers_that_would_be_lost_and_columns_that_are_not_there_are_warned_of(deployment: Deployment) -> None:
     deployment.database.execute(
         "CREATE DOMAIN price AS numeric; ALTER TABLE users ADD score real, ADD balance numeric(12,2), ADD age numeric, "
