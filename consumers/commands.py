@@ -17,7 +17,8 @@ from cdc.runtime.cli import with_settings
 from cdc.runtime.errors import ServiceError
 from cdc.runtime.lifecycle import Stop
 from cdc.runtime.settings import Settings
-from consumers.operate import as_json, deliveries, dry_run, lanes, since
+from consumers.operate import as_json, deliveries, dry_run, since
+from consumers.operate_lanes import lanes
 
 __all__ = ["check", "consume", "deliveries", "erase", "lanes", "ledger", "preview"]
 
