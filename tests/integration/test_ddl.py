@@ -235,5 +235,6 @@ def test_a_table_that_is_added_to_the_settings_is_read_from_the_restart_on(deplo
     execute("INSERT INTO users VALUES (1)")
     execute("INSERT INTO more VALUES (3)")
     deployment.until_caught_up()
-    assert [(op, key) for op, key, _ in told(deployment, "public.more")] == [("c", '{"id":2}'), ("c", '{"id":3}')]
+    # What was there before comes as `r` beside them, sooner or later.
+    assert [key for op, key, _ in told(deployment, "public.more") if op != "r"] == ['{"id":2}', '{"id":3}']
     assert len(told(deployment)) == 1
