@@ -186,7 +186,7 @@ class Backfill:
         now_ns = time.time_ns()
         for row in rows:
             event = envelopes.event(row, marker, now_ns)
-            if not (self._skip.active and self._skip.leaves_out(event.event_id)):
+            if self._skip.lets_through(event):
                 self._publisher.publish(event)
         self._after = chunk.upto
         self._set(progress.advanced(self._state, chunk.upto if is_resumable(chunk.plan) else (), len(rows)))

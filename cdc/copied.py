@@ -49,11 +49,10 @@ class CopiedRows:
         self._plan = plan
         self._columns = [(name, plan.columns[name].label or b"", plan.columns[name].codec) for name in plan.written()]
         names = [name for name, *_ in self._columns]
-        places = [names.index(name) for name in plan.key]
+        self._key_places = places = [names.index(name) for name in plan.key]
         labels = [(label, b"%b") for _, label, _ in self._columns]
         self._row = object_template(labels)
         self._key = object_template([labels[at] for at in places])
-        self._key_places = places
         self._key_of = itemgetter(*places) if places else None
         self._rendered = [(at, codec.copied) for at, (*_, codec) in enumerate(self._columns) if codec.copied]
 

@@ -89,7 +89,7 @@ class Initial:
             self._rows = 0
         marker = "recovery" if self._recovers else marker
         event = self._envelopes[plan.title].event(row, marker, self._now_ns)
-        if not (self._skip.active and self._skip.leaves_out(event.event_id)):
+        if self._skip.lets_through(event):
             self._publisher.publish(event)
         self._rows += 1
         self._last = row

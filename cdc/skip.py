@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cdc.contract.event import Event
 from cdc.contract.position import snapshot_event_id
 from cdc.runtime import metrics
 from cdc.runtime.errors import ChangeUndecodable
@@ -28,6 +29,10 @@ class Skip:
         metrics.changes_skipped.inc()
         _log.warning("change_skipped", event_id=self._left_out[_place(event_id)], severity="DATALOSS")
         return True
+
+    def lets_through(self, event: Event) -> bool:
+        """Tell whether the event of a snapshot's row is none of them."""
+        return not (self.active and self.leaves_out(event.event_id))
 
     def leaves_out_unread(self, exc: ChangeUndecodable) -> bool:
         """Tell whether a row of a snapshot that can't be read is one of them."""
