@@ -17,6 +17,7 @@ from consumers.branches import HOLE, Source
 from consumers.mail import message, preview
 from consumers.mail.message import Rendered
 from consumers.mail.page import Page, foreign, host, urls_of_text
+from consumers.mail.preview import Sample
 from consumers.mail.render import PARTS, ROOT_LOCALE, Renderer
 from consumers.rules import SeenEvent, SeenUser
 
@@ -85,24 +86,30 @@ def _faults(settings: Settings, renderer: Renderer, template: str, locale: str) 
     yield from _visible_faults(made.rendered, allowed)
     for part in PARTS:
         yield from _hidden_faults(renderer, renderer.part(template, locale, part), made.seen, allowed)
-    scripts = Page(made.rendered.html).scripts
-    user = preview.user_of(settings, sample)
-    for column in _free_texts(sample.after or {}, user):
+    yield from _hostile_faults(settings, renderer, template, locale, sample, Page(made.rendered.html).scripts)
+
+
+def _hostile_faults(
+    settings: Settings, renderer: Renderer, template: str, locale: str, sample: Sample, scripts: int
+) -> Iterator[str]:
+    """Find what only shows where a user's own text is hostile: `scripts` is what the HTML has of them otherwise."""
+    user, row = preview.user_of(settings, sample), sample.after or {}
+    for column in _free_texts(row, user):
         whose = "a name" if column == user.name else column
         for what, value in HOSTILE_NAMES.items():
             if column != user.name and not value:
                 continue  # whether another column may be empty is the table's to say
-            hostile = msgspec.structs.replace(sample, after={**(sample.after or {}), column: value})
+            hostile = msgspec.structs.replace(sample, after={**row, column: value})
             try:
-                made = preview.of_sample(settings, renderer, template, locale, hostile)
+                rendered = preview.of_sample(settings, renderer, template, locale, hostile).rendered
             except MailRejected:
                 continue  # a mail that must not be sent is not sent
             except ServiceError as exc:
                 yield f"where {whose} {what}: {exc}"
                 continue
-            if Page(made.rendered.html).scripts > scripts:
+            if Page(rendered.html).scripts > scripts:
                 yield f"where {whose} {what}: it stands in the HTML unescaped"
-            if not made.rendered.subject:
+            if not rendered.subject:
                 yield f"where {whose} {what}: the subject is empty"
 
 
