@@ -1,17 +1,22 @@
 # Everything that a developer does here. `make` alone lists it.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status demo run-cdc check test test-unit test-contract test-integration test-e2e bench bench-capture bench-mail \
-	chaos-capture chaos-consumers clean
+.PHONY: help setup compiled up down status demo run-cdc check test test-unit test-contract test-integration test-e2e bench bench-capture \
+	bench-mail chaos-capture chaos-consumers clean
 
 python := build/venv/bin/python
 settings := build/local/pgherald.toml
+# what is imported with it is what users install, not this folder
+compiled := PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/compiled:$(CURDIR)
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-18s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## install what is missing: system packages, virtual environment, Kafka
 	@bash deploy/local/setup.sh
+
+compiled: setup ## make the wheel that users install, its inner loop compiled: what the benches run
+	@bash deploy/local/setup.sh compiled
 
 up: setup ## start PostgreSQL, Kafka, a mail inbox and a webhook receiver on this machine
 	@$(python) -m deploy.local.stack up
@@ -47,11 +52,11 @@ test-e2e: ## the tests that run the commands, kill them and audit
 
 bench: bench-capture bench-mail ## both benches, one after the other; takes most of an hour and wants a quiet machine
 
-bench-capture bench-mail: bench-%: setup
+bench-capture bench-mail: bench-%: compiled
 	@cmp -s deploy/requirements/bench.txt build/bench/requirements.txt || { \
 	  $(python) -m pip install -q --disable-pip-version-check --require-hashes -r deploy/requirements/bench.txt && \
 	  mkdir -p build/bench && cp deploy/requirements/bench.txt build/bench/requirements.txt; }
-	@$(python) -m tests.bench.$* $(ARGS)
+	@$(compiled) $(python) -m tests.bench.$* $(ARGS)
 
 bench-capture: ## the reader beside pg_recvlogical and Debezium, on the same rows; ARGS="--scale 0.1 --runs 1" for a look
 bench-mail: ## the mailer beside Flask-Mail and smtplib, at the same relay; ARGS="--mails 1000 --runs 1" for a look

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from cdc import command, wal2json
 from cdc.contract.event import Event
 from cdc.contract.position import Position, Reading, Witness, parse_lsn
-from cdc.cutting import ACTION
+from cdc.cutting import ACTION_AT
 from cdc.lag import Lag
 from cdc.routing import OWN_PREFIX
 from cdc.runtime import metrics
@@ -173,7 +173,7 @@ class Stream:
 
     def _begin(self, change: Begin, line: bytes) -> None:
         self._lsn, self._index, self._complete = parse_lsn(change.nextlsn), 0, False
-        self._ending = line[ACTION.stop :]
+        self._ending = line[ACTION_AT + 1 :]
         self._xid, self._begun_us = change.xid, self._router.begin(change, self._lsn)
         if self._resume.unmet:
             self._resume.meet(self._lsn, self._begun_us)

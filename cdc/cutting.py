@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -22,8 +22,8 @@ _NEXT = b'},{"name":'
 _IDENTITY = b'}],"identity":[{"name":'
 _KEY = b'}],"pk":[{"name":'
 
-#: Where a line names its action, and what it says of it.
-ACTION = slice(11, 12)
+#: Where a line names its action.
+ACTION_AT: Final = 11
 INSERT, UPDATE = b"I", b"U"
 #: What stands between a line's table and its columns.
 COLUMNS = b',"columns":[{"name":'

@@ -205,7 +205,7 @@ class Publisher:
             _log.warning("kafka_unreachable", error=error.name())
 
     def _on_rejected(self, error: KafkaError | None, message: Message) -> None:
-        if error is None or error.code() not in (*librdkafka.REFUSED, *_TOO_LARGE):
+        if error is None or error.code() not in librdkafka.REFUSED + _TOO_LARGE:
             return
         self._refusal = error
         place, size_bytes = (message.topic(), message.key()), len(message.value() or b"")

@@ -17,7 +17,7 @@ from cdc.contract.envelope import HEADER_NEW_KEY, HEADER_OLD_KEY, HEADER_OLD_ROW
 from cdc.contract.event import Event, Headers
 from cdc.contract.position import Position, event_id, parse_lsn
 from cdc.contract.topics import message_topic
-from cdc.cutting import ACTION, COLUMNS, INSERT, UPDATE, Cutter
+from cdc.cutting import ACTION_AT, COLUMNS, INSERT, UPDATE, Cutter
 from cdc.rows import TablePlan
 from cdc.runtime.errors import ChangeUndecodable
 from cdc.source import clock_json, source_json, source_template
@@ -104,7 +104,7 @@ class Router:
 
         All that is the same for many rows is rendered before, so that one row is one formatting. `lsn` is the row's.
         """
-        action, opened = line[ACTION], self._open
+        action, opened = line[ACTION_AT : ACTION_AT + 1], self._open
         op = _OPS.get(action)
         if op is None or opened is None:
             return None

@@ -1,6 +1,7 @@
 """Where the local servers' programs are and what this machine still lacks. Standard library only: runs before set-up.
 
-As a script it prints the Debian packages to install, one a line, or with `kafka` the folder of the Kafka jars.
+As a script it prints the Debian packages to install, one a line: those of the servers, or with `compiler` those
+that compile the wheel. With `kafka` it prints the folder of the Kafka jars.
 """
 
 import hashlib
@@ -9,6 +10,7 @@ import os
 import re
 import shutil
 import sys
+import sysconfig
 from pathlib import Path
 
 CHECKSUMS = Path(__file__).parents[1] / "kafka" / "jars.sha512"
@@ -66,6 +68,14 @@ def missing() -> list[str]:
     return packages
 
 
+def missing_compiler() -> list[str]:
+    """List Debian's packages for what compiles against this Python and is not there."""
+    packages = [] if shutil.which("cc") else ["gcc", "libc6-dev"]
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        packages.append("python3-dev")
+    return packages
+
+
 def _postgres_bins() -> list[Path]:
     """List newest first; programs outside Debian's folders count as oldest."""
     on_path = shutil.which("postgres")
@@ -91,4 +101,7 @@ def _java_major(path: Path) -> int:
 
 
 if __name__ == "__main__":
-    print(kafka_folder() if sys.argv[1:] == ["kafka"] else "\n".join(missing()), flush=True)
+    if sys.argv[1:] == ["kafka"]:
+        print(kafka_folder())
+    else:
+        print("\n".join(missing_compiler() if sys.argv[1:] == ["compiler"] else missing()), flush=True)

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Everything the local stack and the tests need: Debian packages, the virtual environment, the Kafka jars, pgherald itself.
-# What is there is not touched; a second run takes a moment. Started by `make setup`.
+# What is there is not touched; a second run takes a moment. Started by `make setup`; with `compiled`, by what runs the wheel.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 umask 022
@@ -55,7 +55,7 @@ apt() {
 
 system_packages() {
   local packages
-  packages=$("$python" deploy/local/programs.py)
+  packages=$("$python" deploy/local/programs.py "$@")
   [ -n "$packages" ] || { finished "there"; return; }
   # shellcheck disable=SC2086 # words on purpose
   set -- $packages
@@ -126,7 +126,27 @@ pgherald() {
   finished
 }
 
+# What users install, unpacked: the wheel, whose inner loop is compiled (deploy/build/wheel.py).
+compiled() {
+  local folder=build/compiled wanted
+  wanted=$(find cdc consumers deploy/build deploy/sql setup.cfg pyproject.toml -type f ! -name '*.pyc' -print0 | sort -z | xargs -0 sha256sum; "$venv/bin/python" -VV)
+  [ "$(cat "$folder/made-of" 2>/dev/null)" != "$wanted" ] || { finished "there"; return; }
+  rm -rf "$folder" build/lib.* build/temp.*
+  quietly "$venv/bin/pip" install --disable-pip-version-check --no-deps --no-build-isolation --target "$folder" . ||
+    fail "pip could not make pgherald's wheel (above)."
+  compgen -G "$folder/cdc/capture.*.so" >/dev/null || fail "the wheel was not compiled. Does cc work here?"
+  echo "$wanted" >"$folder/made-of"
+  finished "$folder"
+}
+
 check_python
+if [ "${1-}" = compiled ]; then
+  step 1/2 "a C compiler"
+  system_packages compiler
+  step 2/2 "pgherald's wheel, compiled"
+  compiled
+  exit
+fi
 step 1/5 "system packages"
 system_packages
 step 2/5 "virtual environment"
