@@ -39,11 +39,11 @@ def main() -> None:
     class Telling(extras.ReplicationCursor):
         told = 0
 
-        def send_feedback(self, *, flush_lsn: int, **others: Any) -> None:
-            super().send_feedback(flush_lsn=flush_lsn, **others)  # type: ignore[no-untyped-call]
-            if flush_lsn > self.told:
+        def send_feedback(self, *given: Any, **named: Any) -> None:
+            super().send_feedback(*given, **named)  # type: ignore[no-untyped-call]
+            if named["flush_lsn"] > self.told:
                 die_at("confirmed")
-            self.told = flush_lsn
+            self.told = named["flush_lsn"]
 
     # What comes from libraries: a class of ours that is compiled has no other subclasses.
     vars(publisher)["Producer"], vars(extras)["ReplicationCursor"] = Dying, Telling
