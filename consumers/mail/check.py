@@ -86,13 +86,14 @@ def _faults(settings: Settings, renderer: Renderer, template: str, locale: str) 
     yield from _visible_faults(made.rendered, allowed)
     for part in PARTS:
         yield from _hidden_faults(renderer, renderer.part(template, locale, part), made.seen, allowed)
-    yield from _hostile_faults(settings, renderer, template, locale, sample, Page(made.rendered.html).scripts)
+    yield from _hostile_faults(settings, renderer, template, locale, sample, made.rendered.html)
 
 
 def _hostile_faults(
-    settings: Settings, renderer: Renderer, template: str, locale: str, sample: Sample, scripts: int
+    settings: Settings, renderer: Renderer, template: str, locale: str, sample: Sample, usual: str
 ) -> Iterator[str]:
-    """Find what only shows where a user's own text is hostile: `scripts` is what the HTML has of them otherwise."""
+    """Find what only shows where a user's own text is hostile: `usual` is the HTML otherwise."""
+    scripts = Page(usual).scripts
     user, row = preview.user_of(settings, sample), sample.after or {}
     for column in _free_texts(row, user):
         whose = "a name" if column == user.name else column
@@ -107,7 +108,7 @@ def _hostile_faults(
             except ServiceError as exc:
                 yield f"where {whose} {what}: {exc}"
                 continue
-            if Page(rendered.html).scripts > scripts:
+            if rendered.html != usual and Page(rendered.html).scripts > scripts:
                 yield f"where {whose} {what}: it stands in the HTML unescaped"
             if not rendered.subject:
                 yield f"where {whose} {what}: the subject is empty"

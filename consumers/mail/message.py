@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from email.header import Header
 from email.utils import format_datetime, parseaddr, quote
+from functools import cache
 
 import email_validator
 from email_validator import EmailNotValidError, ValidatedEmail, validate_email
@@ -93,15 +94,20 @@ class Mail:
 
 def sender(smtp: Smtp) -> Sender:
     """Read the sender that settings name. Raises ConfigInvalid."""
-    name, address = parseaddr(smtp.sender)
+    return _sender(smtp.sender, smtp.envelope_from)
+
+
+@cache
+def _sender(named: str, envelope_from: str) -> Sender:
+    name, address = parseaddr(named)
     try:
         address = _ascii(_validate(address))
-        _ascii(_validate(_with_delivery(smtp.envelope_from or address, _LONGEST_ID)))
+        _ascii(_validate(_with_delivery(envelope_from or address, _LONGEST_ID)))
     except (EmailNotValidError, ValueError) as exc:
         hint = "An address, in which {delivery} may stand before the @ of envelope_from: bounces+{delivery}@example.org"
         raise ConfigInvalid("smtp.sender or smtp.envelope_from holds no ASCII mail address", hint=hint) from exc
     header = _mailbox("From", _safe("sender", name), address)
-    return Sender(header, smtp.envelope_from or address, address.rpartition("@")[2])
+    return Sender(header, envelope_from or address, address.rpartition("@")[2])
 
 
 def bounce_id(delivery_id: int, message_id: str) -> str:
