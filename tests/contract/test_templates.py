@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from cdc.runtime.errors import MailRejected
 from cdc.runtime.settings import Settings
+from consumers.commands import check as command
 from consumers.mail.check import HOSTILE_NAMES, check
 from consumers.mail.preview import Preview, build
 from consumers.mail.render import Renderer
@@ -45,6 +47,21 @@ def test_every_template_has_every_locale() -> None:
 
 def test_none_has_a_fault_with_its_sample_or_a_hostile_name() -> None:
     assert check(SETTINGS) == []
+
+
+def test_the_command_finds_them_in_order_without_settings_for_mail(tmp_path: Path) -> None:
+    file = tmp_path / "pgherald.toml"
+    file.write_text(f"""
+[source]
+name = "badgeyay"
+dsn = "x"
+tables = [{{name = 'public."User"'}}]
+[kafka]
+bootstrap_servers = "127.0.0.1:9092"
+[templates]
+path = "{FOLDER}"
+""")
+    assert CliRunner().invoke(command, ["--config", str(file)]).exit_code == 0
 
 
 @pytest.mark.parametrize("sample", sorted(FOLDER.glob("**/sample.json")), ids=lambda file: str(file.parent.name))

@@ -38,12 +38,20 @@ def checked(
     tmp_path: Path, *, when: str = "after.id", secret: str = GOOD, url: str = "https://news.example.org"
 ) -> Result:
     path = tmp_path / "pgherald.toml"
-    path.write_text(SETTINGS.format(templates=Path("templates").resolve(), when=when, secret=secret, url=url))
+    path.write_text(SETTINGS.format(templates=tmp_path / "templates", when=when, secret=secret, url=url))
     return CliRunner().invoke(check, ["--config", str(path)])
 
 
 def test_what_is_in_order_ends_with_0(tmp_path: Path) -> None:
+    template = tmp_path / "templates" / "welcome"
+    template.mkdir(parents=True)
+    for name in ("subject.txt.j2", "body.txt.j2"):
+        (template / name).write_text("Hello")
+    (template / "body.html.j2").write_text('<html lang="{{ lang }}" dir="{{ dir }}">Hello</html>')
+    (template / "sample.json").write_text('{"after": {"email": "ada@example.org"}}')
     assert checked(tmp_path).exit_code == 0
+    (template / "body.txt.j2").unlink()
+    assert checked(tmp_path).exit_code == 1
 
 
 def test_a_secret_that_is_none_is_found(tmp_path: Path) -> None:
