@@ -50,6 +50,14 @@ def test_a_retryable_error_that_ends_a_thread_is_a_failure() -> None:
     assert isinstance(crew.failure, ConnectionLost)
 
 
+class Hasty(Stop):
+    """Takes every wait for over."""
+
+    def wait(self, timeout_s: float) -> bool:
+        assert timeout_s > 0
+        return self.requested
+
+
 def test_patience_goes_on_until_it_works() -> None:
     errors: list[RetryableError] = [ConnectionLost("gone"), ConnectionLost("gone")]
 
@@ -58,7 +66,7 @@ def test_patience_goes_on_until_it_works() -> None:
             raise errors.pop()
         return "there"
 
-    assert Patience(Stop(), "a test").insist(call) == "there"
+    assert Patience(Hasty(), "a test").insist(call) == "there"
 
 
 def test_patience_ends_with_a_stop_request() -> None:
@@ -88,8 +96,16 @@ def test_a_consumer_without_rules_is_a_fault_of_the_settings() -> None:
         consume(settings(), "sms", Stop())
 
 
+class StopInTheWait(Stop):
+    """Comes when somebody has begun to wait."""
+
+    def wait(self, timeout_s: float) -> bool:
+        self.request()
+        return super().wait(timeout_s)
+
+
 def test_a_stop_while_the_ledger_is_not_there_ends_in_order() -> None:
-    stop = Stop()
-    threading.Timer(0.3, stop.request).start()
+    stop = StopInTheWait()
     smtp = {"host": "127.0.0.1", "sender": "a@example.org"}
     consume(settings(smtp=smtp, rules=[{"name": "w", "on": "created", "mail": "w"}]), "mail", stop)
+    assert stop.requested

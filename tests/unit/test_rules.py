@@ -343,21 +343,25 @@ values = st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.ju
 rows = st.dictionaries(st.sampled_from(["id", "email", "name", "plan", "x"]), values)
 
 
+#: Rules hold nothing of what they have seen: these are for any number of events.
+EVERY_KIND = settings(welcome(on=["created", "changed:name", "deleted"], when="user.email"), plans())
+OF_CONSUMERS = [Rules(EVERY_KIND, consumer) for consumer in ("mail", "services")]
+LOOKING = Rules(settings(welcome(on=["created", "changed:name"], when="user.email", still="row.x")), "mail")
+
+
 @given(before=st.none() | rows, after=st.none() | rows, op=st.sampled_from("cudr"))
 def test_any_rows_are_planned_without_an_error(before: Any, after: Any, op: str) -> None:
     about = event(op, before=before, after=after)
-    rules = settings(welcome(on=["created", "changed:name", "deleted"], when="user.email"), plans())
-    for consumer in ("mail", "services"):
-        for each in Rules(rules, consumer).plan(about, NOW):
+    for rules in OF_CONSUMERS:
+        for each in rules.plan(about, NOW):
             assert each.state in ("pending", "skipped")
             assert (each.error is None) == (each.state == "pending")
 
 
 @given(before=st.none() | rows, after=st.none() | rows, op=st.sampled_from("cudr"))
 def test_the_last_look_passes_skips_or_says_what_is_wrong(before: Any, after: Any, op: str) -> None:
-    rules = Rules(settings(welcome(on=["created", "changed:name"], when="user.email", still="row.x")), "mail")
     about = delivery(event(op, before=before, after=after))
     with suppress(SkipDelivery, PermanentError):
-        rules.look(about)
+        LOOKING.look(about)
     with suppress(SkipDelivery, PermanentError):
-        rules.look_again(about, after)
+        LOOKING.look_again(about, after)

@@ -5,10 +5,11 @@ import json
 import pytest
 from msgspec.structs import replace
 
+from cdc import watermark
 from cdc.contract.envelope import HEADER_OLD_KEY, UNAVAILABLE
 from cdc.contract.event import Event
 from cdc.relation import Seen
-from cdc.watermark import _MAX_PLACES, Created, Window
+from cdc.watermark import Created, Window
 
 TOPIC = "t.public.users"
 #: A chunk's snapshot: 99 and before are seen, 97 was running, 100 came later.
@@ -62,10 +63,17 @@ def test_what_a_snapshot_has_seen_is_forgotten_and_nothing_else() -> None:
     assert left(window, Seen.parse("1:5:")) == {b"1"}
 
 
-def test_more_than_can_be_remembered_is_said() -> None:
+@pytest.fixture
+def places(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Let only so many places be remembered."""
+    monkeypatch.setattr(watermark, "_MAX_PLACES", 100)
+    return 100
+
+
+def test_more_than_can_be_remembered_is_said(places: int) -> None:
     window = Window()
     said = []
-    for events in ([event("d", b"%d" % number) for number in range(_MAX_PLACES)], [event("d", b"-")], []):
+    for events in ([event("d", b"%d" % number) for number in range(places)], [event("d", b"-")], []):
         window.passed(100, events)
         window.forget(Seen.parse("50:50:"))
         said.append(window.overflown)
@@ -91,9 +99,9 @@ def test_a_row_that_the_stream_brought_as_created_is_known(published: list[Event
     assert set(created.of(TOPIC)) == known
 
 
-def test_a_table_that_is_asked_for_anew_brings_every_row_and_not_more_is_held_than_fits() -> None:
+def test_a_table_that_is_asked_for_anew_brings_every_row_and_not_more_is_held_than_fits(places: int) -> None:
     created = Created()
-    created.published(event("c", b"%d" % number) for number in range(_MAX_PLACES + 1))
-    assert len(created.of(TOPIC)) == _MAX_PLACES
+    created.published(event("c", b"%d" % number) for number in range(places + 1))
+    assert len(created.of(TOPIC)) == places
     created.forget(TOPIC)
     assert not created.of(TOPIC)
