@@ -10,10 +10,10 @@ import re
 from collections.abc import Callable
 from operator import itemgetter
 
-from cdc.cutting import object_template
 from cdc.history import OldRow
 from cdc.rows import TablePlan
 from cdc.runtime.errors import ChangeUndecodable
+from cdc.template import Template, object_template
 from cdc.values import FAULTS
 from cdc.wal2json import fingerprint
 
@@ -51,7 +51,7 @@ class CopiedRows:
         names = [name for name, *_ in self._columns]
         self._key_places = places = [names.index(name) for name in plan.key]
         labels = [(label, b"%b") for _, label, _ in self._columns]
-        self._row = object_template(labels)
+        self._row = Template(object_template(labels))
         self._key = object_template([labels[at] for at in places])
         self._key_of = itemgetter(*places) if places else None
         self._rendered = [(at, codec.copied) for at, (*_, codec) in enumerate(self._columns) if codec.copied]
@@ -89,7 +89,7 @@ class CopiedRows:
 
     def _written(self, values: list[bytes], place: tuple[str, ...]) -> OldRow:
         key = self._key % self._key_of(values) if self._key_of else None
-        return OldRow(key, self._row % tuple(values), place)
+        return OldRow(key, self._row.fill(values), place)
 
     def _decoded(self, line: bytes) -> str:
         try:

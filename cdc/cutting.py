@@ -9,11 +9,11 @@ left to the decoder.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import itemgetter
 from typing import Final, NamedTuple
 
 import msgspec
 
+from cdc.template import Template, object_template
 from cdc.values import FAULTS, FromToken
 
 _json = msgspec.json.encode
@@ -57,24 +57,25 @@ class Cutter:
     def __init__(self, columns: Sequence[Written], primary: Sequence[str], key: Sequence[str]) -> None:
         places = {column.name: place for place, column in enumerate(columns)}
         self._heads = [b'%b,"type":%b,"value":' % (_json(column.name), _json(column.type)) for column in columns]
-        self._fixed = sum(map(len, self._heads)) + len(_NEXT) * (len(columns) - 1)
         self._primary = [places[name] for name in primary]
         self._rendered = [(place, c.from_token) for place, c in enumerate(columns) if c.from_token and c.label]
-        #: Writes the new row, out of all of its values: those that stay home are cut to nothing.
-        self.after = object_template([(column.label, b"%b" if column.label else b"%.0b") for column in columns])
-        self._key = object_template([(columns[places[name]].label, b"%b") for name in key])
-        self._key_of = itemgetter(*(places[name] for name in key))
+        self._at_home = [place for place, column in enumerate(columns) if not column.label]
+        #: Takes all of a row's values: those that stay home are cut to nothing.
+        self.after = object_template([(column.label, b"%b") for column in columns])
+        self._row = Template(self.after)
+        #: A column without a label is in no key: the settings are refused.
+        self._key = [(columns[places[name]].label or b"", places[name]) for name in key]
         listed = (b'%b,"type":%b' % (_json(columns[at].name), _json(columns[at].type)) for at in self._primary)
         self._tail = _KEY + _NEXT.join(listed) + b"}]}"
 
-    def cut(self, action: bytes, columns: bytes) -> Cut | None:
-        """Render an insert or update from what stands behind COLUMNS in its line.
+    def cut(self, action: bytes, line: bytes, at: int) -> Cut | None:
+        """Render an insert or update; its columns begin `at` a place behind COLUMNS.
 
         None when it has not this shape, changes a key or holds a value that can't be written.
         """
-        if not columns.endswith(self._tail) or not (columns.isascii() or _is_text(columns)):
+        if not line.endswith(self._tail) or not (line.isascii() or _is_text(line)):
             return None
-        columns, older = columns[: -len(self._tail)], b""
+        columns, older = line[at : -len(self._tail)], b""
         if action == UPDATE:
             columns, _, older = columns.partition(_IDENTITY)
         new = self._tokens(columns)
@@ -85,9 +86,9 @@ class Cutter:
             self._render(new)
         except FAULTS:
             return None
-        return None if before is None else (self._key % self._key_of(new), before, new)
+        return None if before is None else (self._key_of(new), before, new)
 
-    def _old(self, older: bytes, new: Sequence[bytes]) -> bytes | None:
+    def _old(self, older: bytes, new: list[bytes]) -> bytes | None:
         """Write the old row, null where the line has only its key; None when it has neither or the key changed."""
         if older == _NEXT.join([self._heads[at] + new[at] for at in self._primary]):
             return _NULL
@@ -95,21 +96,29 @@ class Cutter:
         if old is None or any(old[at] != new[at] for at in self._primary):
             return None
         self._render(old)
-        return self.after % tuple(old)
+        return self._row.fill(old)
 
     def _tokens(self, columns: bytes) -> list[bytes] | None:
         pieces = columns.split(_NEXT)
         if len(pieces) != len(self._heads):
             return None
-        tokens = list(map(bytes.removeprefix, pieces, self._heads))
-        # A piece with another head stays as long as it was.
-        return tokens if len(b"".join(tokens)) == len(columns) - self._fixed else None
+        for place, head in enumerate(self._heads):
+            piece = pieces[place]
+            if not piece.startswith(head):
+                return None
+            pieces[place] = piece[len(head) :]
+        return pieces
+
+    def _key_of(self, row: list[bytes]) -> bytes:
+        return b"{" + b",".join([label + row[place] for label, place in self._key]) + b"}"
 
     def _render(self, tokens: list[bytes]) -> None:
         for place, from_token in self._rendered:
             token = tokens[place]
             if token != _NULL:
                 tokens[place] = from_token(token)
+        for place in self._at_home:
+            tokens[place] = b""
 
 
 def _is_text(line: bytes) -> bool:
@@ -119,14 +128,3 @@ def _is_text(line: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def object_template(columns: Sequence[tuple[bytes | None, bytes]]) -> bytes:
-    """Write the template of a JSON object: what stands before each value, and what takes it."""
-    template, comma = b"{", b""
-    for label, value in columns:
-        if label:
-            template += comma + label.replace(b"%", b"%%")
-            comma = b","
-        template += value
-    return template + b"}"

@@ -21,6 +21,7 @@ from cdc.cutting import ACTION_AT, COLUMNS, INSERT, UPDATE, Cutter
 from cdc.rows import TablePlan
 from cdc.runtime.errors import ChangeUndecodable
 from cdc.source import clock_json, source_json, source_template
+from cdc.template import Template
 from cdc.transaction import ORDER, Transaction, headers_of
 from cdc.values import FAULTS
 from cdc.wal2json import Begin, Change, Delete, Insert, Message, RowChange, Truncate, Update
@@ -71,8 +72,8 @@ class Router:
         self._open: Transaction | None = None
         self._last_commit_lsn = last_commit_lsn
         #: Templates: of `source` and `transaction` by table, and of whole values by how lines are cut.
-        self._places: dict[bytes, bytes] = {}
-        self._wholes: dict[Cutter, bytes] = {}
+        self._places: dict[bytes, Template] = {}
+        self._wholes: dict[Cutter, Template] = {}
         self._now_ns, self._clock = 0, b""
 
     def events(self, change: Change, position: Position, now_ns: int) -> list[Event]:
@@ -108,27 +109,32 @@ class Router:
         op = _OPS.get(action)
         if op is None or opened is None:
             return None
-        head, _, columns = line.partition(COLUMNS)
-        plan = self.tables.known(head[head.find(_TABLE, _TABLE_AT) :])
-        if plan is None or (cutter := plan.cutter) is None or (cut := cutter.cut(action, columns)) is None:
+        at = line.find(COLUMNS)
+        plan = self.tables.known(line[line.find(_TABLE, _TABLE_AT) : at])
+        if plan is None or (cutter := plan.cutter) is None:
+            return None
+        cut = cutter.cut(action, line, at + len(COLUMNS))
+        if cut is None:
             return None
         key, before, row = cut
         whole = self._wholes.get(cutter) or self._whole(cutter, plan)
-        value = whole % (before, *row, *opened.count(plan.title, lsn), op.encode(), self._clock_of(now_ns))
+        value = whole.fill([before, *row, *opened.count(plan.title, lsn), op.encode(), self._clock_of(now_ns)])
         return Event(plan.topic, key, value, opened.headers(index), plan.title, op)
 
-    def _whole(self, cutter: Cutter, plan: TablePlan) -> bytes:
-        place = self._place(plan.source_tail)
-        whole = self._wholes[cutter] = b'{"before":%%b,"after":%b,%b,"op":"%%b",%%b}' % (cutter.after, place)
+    def _whole(self, cutter: Cutter, plan: TablePlan) -> Template:
+        text = b'{"before":%%b,"after":%b,%b,"op":"%%b",%%b}' % (cutter.after, self._place(plan.source_tail))
+        whole = self._wholes[cutter] = Template(text)
         return whole
 
     def _place(self, table: bytes) -> bytes:
         """Write the template of where an event comes from, which `Transaction.count` fills."""
+        return b'"source":%b,"transaction":%b' % (source_template(self._name, self._database, table, "false"), ORDER)
+
+    def _placed(self, table: bytes, counted: list[bytes]) -> bytes:
         place = self._places.get(table)
         if place is None:
-            source = source_template(self._name, self._database, table, "false")
-            place = self._places[table] = b'"source":%b,"transaction":%b' % (source, ORDER)
-        return place
+            place = self._places[table] = Template(self._place(table))
+        return place.fill(counted)
 
     def _clock_of(self, now_ns: int) -> bytes:
         """Render the time; it is told once for many lines."""
@@ -197,7 +203,7 @@ class Router:
     ) -> Event:
         if self._open is None:
             raise ChangeUndecodable("a change outside of a transaction")
-        place = self._place(plan.source_tail) % self._open.count(plan.title, parse_lsn(lsn))
+        place = self._placed(plan.source_tail, self._open.count(plan.title, parse_lsn(lsn)))
         value = b'{"before":%b,"after":%b,%b,"op":"%b",%b}' % (*rows, place, op.encode(), self._clock_of(now_ns))
         return Event(plan.topic, key, value, self._headers(id_) + headers, plan.title, op)
 
@@ -221,7 +227,7 @@ class Router:
     def _place_of(self, change: Message, now_ns: int) -> bytes:
         table, lsn = b'"schema":"","table":""', parse_lsn(change.lsn)
         if self._open and change.transactional:
-            return self._place(table) % self._open.count("message", lsn)
+            return self._placed(table, self._open.count("message", lsn))
         source = source_json(
             self._name,
             self._database,

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 import msgspec
 
 from cdc import __version__
+from cdc.template import Template
 
 _json = msgspec.json.encode
-_UNIX_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
+_UNIX_EPOCH, _SECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(seconds=1)
 
 
 def microseconds(timestamp: str) -> int:
     """Read wal2json's commit timestamp (UTC, `+00`) as microseconds since 1970."""
-    return (datetime.fromisoformat(timestamp) - _UNIX_EPOCH) // _MICROSECOND
+    second, _, fraction = timestamp.removesuffix("+00").partition(".")
+    return _seconds(second) * 1_000_000 + int(fraction.ljust(6, "0"))
+
+
+@lru_cache(maxsize=2)
+def _seconds(second: str) -> int:
+    """Read a second, which most commits share with the one before them."""
+    return (datetime.fromisoformat(second).replace(tzinfo=UTC) - _UNIX_EPOCH) // _SECOND
 
 
 def clock_json(now_ns: int) -> bytes:
@@ -35,33 +44,26 @@ def source_json(
 ) -> bytes:
     """Write the envelope's `source`; `tail` is the rendered schema and table. wal2json tells no origin_lsn."""
     previous, lsn = sequence
-    moment = Moment.of(micros, previous, xid, origin)
-    return source_template(name, database, tail, snapshot) % moment.around(lsn)
+    moment = Moment(micros, previous, xid, origin)
+    return Template(source_template(name, database, tail, snapshot)).fill(moment.around(b"%d" % lsn))
 
 
-class Moment(msgspec.Struct, frozen=True, gc=False):
+class Moment:
     """What `source` says of a transaction, rendered once for all of its events."""
 
-    ts_ms: bytes
-    previous: bytes
-    ts_us_ns: bytes
-    xid: bytes
-    origin: bytes
+    __slots__ = ("_origin", "_previous", "_ts_ms", "_ts_us_ns", "xid")
 
-    @classmethod
-    def of(cls, micros: int, previous: int | None, xid: int | None, origin: bytes) -> Moment:
+    def __init__(self, micros: int, previous: int | None, xid: int | None, origin: bytes) -> None:
         """Render a transaction's commit time, the commit before it, its id and origin."""
-        return cls(
-            b"%d" % (micros // 1000),
-            b"null" if previous is None else b'\\"%d\\"' % previous,
-            b'"ts_us":%d,"ts_ns":%d' % (micros, micros * 1000),
-            b"null" if xid is None else b"%d" % xid,
-            origin,
-        )
+        self._ts_ms = b"%d" % (micros // 1000)
+        self._previous = b"null" if previous is None else b'\\"%d\\"' % previous
+        self._ts_us_ns = b'"ts_us":%d,"ts_ns":%d' % (micros, micros * 1000)
+        self.xid = b"null" if xid is None else b"%d" % xid
+        self._origin = origin
 
-    def around(self, lsn: int) -> tuple[bytes | int, ...]:
+    def around(self, lsn: bytes) -> list[bytes]:
         """Give what a template of `source` takes."""
-        return self.ts_ms, self.previous, lsn, self.ts_us_ns, self.xid, lsn, self.origin
+        return [self._ts_ms, self._previous, lsn, self._ts_us_ns, self.xid, lsn, self._origin]
 
 
 def source_template(name: str, database: str, tail: bytes, snapshot: str) -> bytes:
@@ -70,5 +72,5 @@ def source_template(name: str, database: str, tail: bytes, snapshot: str) -> byt
     name_json, database_json, table = (part.replace(b"%", b"%%") for part in (_json(name), _json(database), tail))
     return (
         b'{"version":"%b","connector":"postgresql","name":%b,"ts_ms":%%b,"snapshot":"%b","db":%b,'
-        b'"sequence":"[%%b,\\"%%d\\"]",%%b,%b,"txId":%%b,"lsn":%%d,"xmin":null,"origin":%%b,"origin_lsn":null}'
+        b'"sequence":"[%%b,\\"%%b\\"]",%%b,%b,"txId":%%b,"lsn":%%b,"xmin":null,"origin":%%b,"origin_lsn":null}'
     ) % (__version__.encode(), name_json, snapshot.encode(), database_json, table)

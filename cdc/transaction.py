@@ -8,7 +8,7 @@ from cdc.source import Moment, microseconds
 from cdc.wal2json import Begin
 
 #: An event's place in its transaction. Debezium's `id` is the transaction's and, behind a colon, the event's own LSN.
-ORDER = b'{"id":"%b:%d","total_order":%d,"data_collection_order":%d}'
+ORDER = b'{"id":"%b:%b","total_order":%b,"data_collection_order":%b}'
 _SCHEMA = (HEADER_SCHEMA, SCHEMA_VERSION)
 _NO_NOTIFY = (HEADER_NOTIFY, b"0")
 
@@ -23,16 +23,17 @@ class Transaction:
         self.xid = begin.xid
         self.commit_us = microseconds(begin.timestamp)
         self.notify = True
-        self._moment = Moment.of(self.commit_us, previous_lsn, begin.xid, origin)
+        self._moment = Moment(self.commit_us, previous_lsn, begin.xid, origin)
         self._ids = ids
         self._events = 0
         self._events_of_table: dict[str, int] = {}
 
-    def count(self, table: str, lsn: int) -> tuple[bytes | int, ...]:
+    def count(self, table: str, lsn: int) -> list[bytes]:
         """Count an event; give what a template of `source` and then ORDER takes."""
         self._events += 1
         of_table = self._events_of_table[table] = self._events_of_table.get(table, 0) + 1
-        return (*self._moment.around(lsn), self._moment.xid, lsn, self._events, of_table)
+        at = b"%d" % lsn
+        return [*self._moment.around(at), self._moment.xid, at, b"%d" % self._events, b"%d" % of_table]
 
     def headers(self, index: int) -> Headers:
         """Give the headers of the event that the line of this ordinal becomes."""

@@ -122,14 +122,14 @@ def _array(text: str, element: FromText, parts: re.Pattern[str]) -> bytes:
 def _timestamp(token: bytes) -> bytes:
     """Render most of them where they stand: `"2024-01-02 03:04:05.6"`, of four digits' years and our era."""
     if token[5:6] == b"-" and token[11:12] == b" " and token[-2:-1] != b"C":
-        return b'%bT%bZ"' % (token[:11], token[12:-1])
+        return token[:11] + b"T" + token[12:-1] + b'Z"'
     return quoted(times.timestamp(text_of(token)))
 
 
 def _timestamptz(token: bytes) -> bytes:
     """Render most of them where they stand: `"2024-01-02 03:04:05.678901+00"`, in UTC as the session is."""
     if len(token) == 31 and token[5:6] == b"-" and token[11:12] == b" " and token[-4:] == b'+00"':
-        return b'%bT%bZ"' % (token[:11], token[12:-4])
+        return token[:11] + b"T" + token[12:-4] + b'Z"'
     return quoted(times.timestamptz(text_of(token), 6))
 
 

@@ -22,6 +22,7 @@ _COMPILED = (
     "scalars",
     "slot",
     "source",
+    "template",
     "times",
     "transaction",
     "values",

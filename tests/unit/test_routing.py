@@ -265,6 +265,8 @@ def test_a_change_outside_of_a_transaction_is_no_change_that_we_know() -> None:
 
 def test_commit_times_keep_their_microseconds() -> None:
     assert microseconds("1970-01-01 00:00:01.5+00") == 1_500_000
+    assert microseconds("1970-01-01 00:01:00+00") == 60_000_000
+    assert microseconds("2026-11-28 10:36:35.000001+00") == 1_795_862_195_000_001
     assert microseconds("2026-11-23 20:19:52.4647+00") % 1_000_000 == 464_700
 
 
