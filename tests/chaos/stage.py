@@ -15,7 +15,7 @@ from rich.console import Console
 from tests.chaos.rounds import Report
 from tests.support import database as databases
 from tests.support.database import Database
-from tests.support.fixtures import BACKENDS, backend
+from tests.support.fixtures import servers
 from tests.support.servers import KafkaServer, PostgresServer
 
 
@@ -31,10 +31,9 @@ class Stage(NamedTuple):
 @contextmanager
 def _stage(folder: Path) -> Iterator[Stage]:
     shutil.rmtree(folder, ignore_errors=True)
-    servers = BACKENDS[backend()]
     with (
-        servers.postgres() as postgres,
-        servers.kafka() as kafka,
+        servers().postgres() as postgres,
+        servers().kafka() as kafka,
         databases.fresh(postgres, "chaos") as database,
     ):
         yield Stage(postgres, kafka, database, folder)

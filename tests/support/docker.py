@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,6 @@ from typing import Any, TypeVar
 
 # before testcontainers reads it: its reaper is an image of its own; we remove what we start
 os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
-import docker
 from testcontainers.core.container import DockerContainer
 
 from deploy.local.net import free_port, until
@@ -23,31 +21,6 @@ Box = TypeVar("Box", bound="Container")
 IMAGES = Path(__file__).parents[2] / "deploy" / "images"
 #: every container of this run carries it, so that a killed run's can be found
 RUN = os.environ.get("PGHERALD_TEST_RUN") or secrets.token_hex(4)
-
-
-@cache
-def engine_answers() -> bool:
-    if not _socket_is_open():
-        return False
-    try:
-        client = docker.from_env(timeout=5)
-    except docker.errors.DockerException:
-        return False
-    try:
-        return bool(client.ping())
-    except docker.errors.DockerException:
-        return False
-    finally:
-        client.close()
-
-
-def _socket_is_open() -> bool:
-    """Try the engine's socket by hand: docker's client leaves its own open where none answers."""
-    address = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
-    if not address.startswith("unix://"):
-        return True  # by TCP or SSH: for the client to find out
-    with socket.socket(socket.AF_UNIX) as probe:
-        return probe.connect_ex(address.removeprefix("unix://")) == 0
 
 
 @cache

@@ -3,14 +3,16 @@
 import os
 import secrets
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from kafka import KafkaAdminClient
 from xdist.workermanage import WorkerController
 
 from tests.support import database as databases
-from tests.support import docker, local
+from tests.support import engine
 from tests.support.database import Database
 from tests.support.deployment import Deployment
 from tests.support.http import Endpoint
@@ -18,18 +20,23 @@ from tests.support.servers import KafkaServer, PostgresServer, Server
 from tests.support.smtp import Relay
 from tests.support.tls import Certificates
 
-BACKENDS = {"docker": docker, "local": local}
+BACKENDS = ("docker", "local")
 started = pytest.StashKey[list[str]]()
 
 
 def backend() -> str:
     """Name where the servers run: PGHERALD_TEST_BACKEND, else containers if an engine answers."""
-    chosen = os.environ.get("PGHERALD_TEST_BACKEND") or ("docker" if docker.engine_answers() else "local")
+    chosen = os.environ.get("PGHERALD_TEST_BACKEND") or ("docker" if engine.answers() else "local")
     if chosen not in BACKENDS:
         raise pytest.UsageError(f"PGHERALD_TEST_BACKEND is {chosen!r}: docker or local")
-    if chosen == "docker" and not docker.engine_answers():
+    if chosen == "docker" and not engine.answers():
         raise pytest.UsageError("PGHERALD_TEST_BACKEND is docker, and no Docker engine answers")
     return chosen
+
+
+def servers() -> ModuleType:
+    """Import what starts them, where something is to be started."""
+    return import_module(f"tests.support.{backend()}")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -70,14 +77,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.fixture(scope="session")
 def postgres(pytestconfig: pytest.Config) -> Iterator[PostgresServer]:
-    with BACKENDS[backend()].postgres() as server:
+    with servers().postgres() as server:
         pytestconfig.stash[started].append("PostgreSQL")
         yield server
 
 
 @pytest.fixture(scope="session")
 def kafka(pytestconfig: pytest.Config) -> Iterator[KafkaServer]:
-    with BACKENDS[backend()].kafka() as server:
+    with servers().kafka() as server:
         pytestconfig.stash[started].append("Kafka")
         yield server
 
