@@ -1,5 +1,6 @@
 """The fixtures are in tests/support/fixtures.py."""
 
+import gc
 import os
 
 from hypothesis import HealthCheck, settings
@@ -10,3 +11,8 @@ pytest_plugins = ["tests.support.fixtures"]
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 if not os.environ.get("CI"):
     settings.load_profile("any machine")
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from looking through all tests and modules, which stay, again and again."""
+    gc.freeze()
