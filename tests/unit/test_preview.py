@@ -12,7 +12,7 @@ from cdc.runtime.settings import Settings
 from consumers.mail.check import check
 from consumers.mail.preview import build, preview
 
-ROW = {"id": "a", "username": "Ada", "email": "ada@example.org", "plan": "free"}
+ROW = {"id": 1, "username": "Ada", "email": "ada@example.org", "plan": "free"}
 GOOD = {
     "subject.txt.j2": "Hello",
     "body.txt.j2": "Hello {{ user.name }}",
