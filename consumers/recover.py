@@ -18,7 +18,7 @@ from typing import Protocol, cast
 from cdc.contract import envelope as wire
 from cdc.contract.position import Position, format_lsn, key_digest
 from cdc.contract.topics import group_id, table_topic
-from cdc.runtime import kafka, postgres
+from cdc.runtime import postgres
 from cdc.runtime.errors import ConfigInvalid
 from cdc.runtime.fields import TableName, quoted
 from cdc.runtime.sections import Rule
@@ -115,6 +115,8 @@ class Recovery:
 
         First the reader, then the consumers: what the reader has published by then, they have to have read.
         """
+        from cdc.runtime import kafka  # here, as `pgherald --help` would wait for the client that only this needs
+
         if self._ask(_ACTIVE, self._settings.source.slot) != (True,):
             return "`pgherald capture` does not run"
         self._ask(_SOMETHING)
