@@ -19,6 +19,7 @@ from cdc.contract.event import Event
 from cdc.contract.position import Reading, SnapshotState
 from cdc.contract.topics import table_topic
 from cdc.history import Envelopes, OldRow, Origin
+from cdc.moved import Moved, Streamed
 from cdc.publisher import Publisher
 from cdc.resume import Resume
 from cdc.rows import TablePlan
@@ -54,7 +55,7 @@ class Backfill:
         reader: ChunkReader,
         tries: Counter[Reading],
         skip: Skip,
-        created: Created,
+        streamed: Streamed,
     ) -> None:
         self._resume = resume
         self._publisher = publisher
@@ -63,13 +64,15 @@ class Backfill:
         self._tries = tries
         self._skip = skip
         self._window: Window | None = None
-        self._created = created
+        self._streamed = streamed
         #: The watermark that is waited for; empty while nothing is asked for.
         self._nonce = ""
         self._chunk: Chunk | None = None
         self._envelopes: Envelopes | None = None
-        #: Where to go on in a table whose key may not stand in the record.
-        self._after: tuple[str, ...] = ()
+        #: Where to go on in the first table; not all keys may stand in the record.
+        self._after = self._state.tables[0].after if self._state.tables else ()
+        #: Whether that table was read, and is read again for the rows that moved meanwhile.
+        self._again = False
         self._told_at = time.monotonic()
         #: Whether a table is still to be read: what passes by is then to be shown. Asked for each row.
         self.active = bool(self._state.tables)
@@ -96,7 +99,7 @@ class Backfill:
             try:
                 reading = replace(asked.reading, since_ms=time.time_ns() // 1_000_000)
                 self._set(progress.asked(self._state, reading))
-                self._created.forget(table_topic(self._resume.name, asked.schema_name, asked.table_name))
+                self._streamed.created.forget(table_topic(self._resume.name, asked.schema_name, asked.table_name))
             except PermanentError as exc:
                 _log.error("snapshot_failed", command=asked.id, why=str(exc))
                 return
@@ -111,7 +114,7 @@ class Backfill:
 
     def published(self, events: list[Event]) -> None:
         """Note what of the stream is new, and on its way to Kafka in the open transaction."""
-        self._created.published(events)
+        self._streamed.published(events)
 
     def step(self, lsn: int) -> None:
         """Ask for the next chunk, or see whether what was asked for has come."""
@@ -137,16 +140,19 @@ class Backfill:
         if chunk is None or self._window.overflown:
             self._window = None  # too much passed by to tell what is still true: read it again
             return
-        known = self._created.of(chunk.plan.topic)
-        rows = {row.key: row.after for row in chunk.rows if row.key is not None and row.key not in known}
+        rows = {row.key: row.after for row in chunk.rows if row.key is not None and self._wants(chunk.plan, row.key)}
         true = self._window.still_true(chunk.visible, chunk.plan.topic, rows)
         self._window.forget(chunk.visible)
         self._publish(chunk, [replace(row, after=true[row.key]) for row in chunk.rows if row.key in true], lsn)
 
+    def _wants(self, plan: TablePlan, key: bytes) -> bool:
+        created, moved = self._streamed
+        return moved.lacks(plan.topic, key) if self._again else key not in created.of(plan.topic)
+
     def _ask_next(self) -> None:
         if not self._state.tables or self._state.paused:
             self._window = None
-            self._created = Created() if not self._state.tables else self._created
+            self._streamed = self._streamed if self._state.tables else Streamed(Created(), Moved())
             return
         first = self._state.tables[0]
         if first.where and self._tries[first] > _MAX_TRIES:
@@ -155,7 +161,7 @@ class Backfill:
         opens = self._window is None
         self._window = self._window or Window()
         self._nonce = secrets.token_hex(16)
-        self._reader.ask(replace(first, after=self._after or first.after), self._nonce, settle=opens)
+        self._reader.ask(replace(first, after=self._after), self._nonce, settle=opens)
 
     def _answer(self, timeout_s: float = 0.0) -> Chunk | None:
         try:
@@ -188,9 +194,13 @@ class Backfill:
             event = envelopes.event(row, marker, now_ns)
             if self._skip.lets_through(event):
                 self._publisher.publish(event)
+        self._streamed.moved.told(chunk.plan.topic, [row.key for row in rows])
         self._after = chunk.upto
-        self._set(progress.advanced(self._state, chunk.upto if is_resumable(chunk.plan) else (), len(rows)))
-        if chunk.ends:
+        self._set(progress.advanced(self._state, self._place_of(chunk), len(rows)))
+        if chunk.ends and self._streamed.moved.seek(chunk.plan.topic):
+            self._again = True
+            _log.info("snapshot_again", table=chunk.reading.title, reason="rows that were not yet read moved")
+        elif chunk.ends:
             first = self._state.tables[0]
             _log.info("snapshot_table_done", table=first.title, rows=first.rows, why=first.why)
             self._finish()
@@ -198,12 +208,23 @@ class Backfill:
             self._told_at = time.monotonic()
             _log.info("snapshot_running", table=chunk.reading.title, rows=self._state.tables[0].rows)
 
+    def _place_of(self, chunk: Chunk) -> tuple[str, ...]:
+        """Give the place for the record: at the table's end, it stays there while rows that moved are looked for.
+
+        A crash then makes us read on from there, and look for them anew.
+        """
+        if self._again:
+            return self._state.tables[0].after
+        return chunk.last if is_resumable(chunk.plan) else ()
+
     def _make(self, plan: TablePlan, lsn: int) -> Envelopes:
         name, epoch = self._resume.name, self._resume.state.epoch
         return Envelopes(Origin(name, self._database, epoch, lsn, None, time.time_ns() // 1000), plan)
 
     def _finish(self) -> None:
-        self._nonce, self._after, self._envelopes = "", (), None
+        self._nonce, self._after, self._envelopes, self._again = "", (), None, False
+        first = self._state.tables[0]
+        self._streamed.moved.stop(table_topic(self._resume.name, first.schema, first.table))
         self._set(progress.finished(self._state))
         if self._state.state == "done":
             _log.info("snapshot_done")

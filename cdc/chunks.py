@@ -48,6 +48,11 @@ class Chunk:
     ends: bool = False
     size_bytes: int = 0
 
+    @property
+    def last(self) -> tuple[str, ...]:
+        """The key up to which the table is read with it."""
+        return self.upto or (self.rows[-1].place if self.rows else self.reading.after)
+
     def take(self, row: OldRow) -> None:
         """Keep a row while there is room; the next chunk begins behind the last one that was kept."""
         if self.size_bytes < _MAX_BYTES:

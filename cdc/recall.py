@@ -1,4 +1,4 @@
-"""Which rows came as `c` while their table was read, told by Kafka: a reader that dies takes its own memory with it."""
+"""What came of rows while their table was read, told by Kafka: a reader that dies takes its own memory with it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from cdc.contract.envelope import HEADER_EVENT_ID
 from cdc.contract.event import Event, Headers
 from cdc.contract.position import Reading
 from cdc.contract.topics import table_topic
+from cdc.moved import Moved, Streamed
 from cdc.runtime.errors import BrokerUnavailable
 from cdc.runtime.settings import Settings
 from cdc.watermark import Created
@@ -29,20 +30,26 @@ class _Op(msgspec.Struct):
 _op = msgspec.json.Decoder(_Op)
 
 
-def created(settings: Settings, epoch: int, readings: Sequence[Reading], keep_alive: Callable[[], None]) -> Created:
+def streamed(settings: Settings, epoch: int, readings: Sequence[Reading], keep_alive: Callable[[], None]) -> Streamed:
     """Read back what was streamed since these tables were begun to be read beside the stream.
 
     Every transaction of a former reader has ended: the caller has taken the transactional id. Raises BrokerUnavailable.
     """
-    name, found = settings.source.name, Created()
-    since = {table_topic(name, r.schema, r.table): r.since_ms for r in readings if r.since_ms}
+    name, found = settings.source.name, Streamed(Created(), Moved())
+    # In the order in which they were asked for: a table that was asked for twice is to bring what was there the second
+    # time, and of what moved since the first.
+    asked = [(table_topic(name, r.schema, r.table), r.since_ms) for r in readings if r.since_ms]
+    since, asked_last = dict(reversed(asked)), dict(asked)
     if not since:
         return found
     try:
         with closing(librdkafka.made(Consumer, positions.reader_options(settings.kafka))) as reader:
             parts = _parts(reader, since)
             for message in _messages(reader, parts, keep_alive):
-                found.published(_streamed(message, f"{name}:{epoch}:".encode()))
+                events = list(_events(message, f"{name}:{epoch}:".encode()))
+                found.moved.published(events)
+                if message.timestamp()[1] >= asked_last[str(message.topic())]:
+                    found.created.published(events)
     except KafkaException as exc:
         raise librdkafka.classify(exc.args[0]) from exc
     return found
@@ -80,10 +87,11 @@ def _messages(reader: Consumer, parts: list[TopicPartition], keep_alive: Callabl
                 raise librdkafka.classify(error)
 
 
-def _streamed(message: Message, ids: bytes) -> Iterator[Event]:
-    """Give the event of a record if it was streamed in this epoch: `ids` is how its ids begin."""
+def _events(message: Message, ids: bytes) -> Iterator[Event]:
+    """Give the event of a record if it is of this epoch: `ids` is how its ids begin."""
     headers, value = cast(Headers, message.headers() or []), message.value()
     id_ = dict(headers).get(HEADER_EVENT_ID, b"")
-    if isinstance(value, bytes) and id_.startswith(ids) and not id_.startswith(ids + b"snapshot:"):
+    if isinstance(value, bytes) and id_.startswith(ids):
         topic, key = message.topic() or "", message.key()
-        yield Event(topic, key if isinstance(key, bytes) else None, value, headers, "", _op.decode(value).op)
+        op = "r" if id_.startswith(ids + b"snapshot:") else _op.decode(value).op
+        yield Event(topic, key if isinstance(key, bytes) else None, value, headers, "", op)

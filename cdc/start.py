@@ -113,7 +113,7 @@ def open_session(settings: Settings, opened: ExitStack, stop: Stop, tries: Count
             Initial(resumed, publisher, held, origin, stop, skip).run(copying, plans)
     resumed.state = msgspec.structs.replace(resumed.state, timeline=cluster.timeline, options=resume.hash_of(options))
     recorded = resumed.state
-    created = recall.created(settings, recorded.epoch, recorded.snapshot.tables, held.confirm)
+    streamed = recall.streamed(settings, recorded.epoch, recorded.snapshot.tables, held.confirm)
     resumed.state = _beside(settings, recorded)
     router = _router(settings, connection, cluster.database, resumed, plans, start_lsn)
     if resumed.state != recorded:
@@ -122,7 +122,7 @@ def open_session(settings: Settings, opened: ExitStack, stop: Stop, tries: Count
         publisher.commit(*resumed.record(resumed.position, complete=resumed.state.complete))
     reader = ChunkReader(lambda: connect(settings), lambda opened, name: _plan_of(settings, opened, name), skip)
     backfill = opened.enter_context(
-        closing(Backfill(resumed, publisher, cluster.database, reader, tries, skip, created))
+        closing(Backfill(resumed, publisher, cluster.database, reader, tries, skip, streamed))
     )
     return Session(held, publisher, router, resumed, backfill)
 

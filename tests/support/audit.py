@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from cdc.contract.envelope import UNAVAILABLE
 from cdc.contract.position import position_of
 from tests.support.deployment import Record
 
@@ -59,10 +60,15 @@ def stale(records: list[Record]) -> list[str]:
     for record in sorted(records, key=lambda record: (record.partition, record.offset)):
         if record.key is None or record.value is None:
             continue
-        if record.op == "r" and record.key in known and known[record.key] != record.value["after"]:
+        if record.op == "r" and _contradicts(record.value["after"], known.get(record.key)):
             faults.append(record.event_id)
         known[record.key] = record.value["after"]
     return faults
+
+
+def _contradicts(row: dict[str, Any], known: dict[str, Any] | None) -> bool:
+    """Tell whether a row says something else; of a value that is not available nothing is known."""
+    return known is not None and row != {n: row.get(n) if value == UNAVAILABLE else value for n, value in known.items()}
 
 
 def replayed(records: list[Record]) -> dict[str, dict[str, Any]]:

@@ -17,6 +17,7 @@ from cdc.capture import Stream
 from cdc.checkpoint import Checkpoint
 from cdc.chunks import ChunkReader
 from cdc.contract.event import Event
+from cdc.moved import Moved, Streamed
 from cdc.publisher import Publisher
 from cdc.relation import Cluster, Column, Relation
 from cdc.resume import Resume, first_record
@@ -89,7 +90,7 @@ def stream(*rows: bytes, skip: str = "") -> list[bytes | None]:
     resume = Resume("positions", "slot", "shop", first_record(Cluster("1", 1, "db", 0), "options"))
     publisher = cast(Publisher, lines)
     skips = Skip([skip] if skip else [])
-    idle = Backfill(resume, publisher, "db", cast(ChunkReader, None), Counter(), skips, Created())
+    idle = Backfill(resume, publisher, "db", cast(ChunkReader, None), Counter(), skips, Streamed(Created(), Moved()))
     try:
         Stream(Session(cast(Slot, lines), publisher, router, resume, idle), skips).run(lines.stop)
     except ChangeUndecodable as exc:
