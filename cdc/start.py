@@ -16,9 +16,10 @@ from cdc.contract.position import Part, PositionRecord, Reading
 from cdc.contract.topics import positions_topic
 from cdc.history import Origin
 from cdc.initial import Initial
+from cdc.moved import Streamed
 from cdc.partitions import Partitions
 from cdc.publisher import Publisher
-from cdc.relation import Cluster
+from cdc.relation import Cluster, Seen
 from cdc.resume import Resume
 from cdc.routing import Router
 from cdc.rows import TablePlan, plan
@@ -75,56 +76,103 @@ class Session(NamedTuple):
     backfill: Backfill
 
 
+class _Source(NamedTuple):
+    """What a session is opened with."""
+
+    settings: Settings
+    #: An ordinary session, beside the slot's.
+    connection: postgres.Connection
+    slot: Slot
+    publisher: Publisher
+    cluster: Cluster
+    plans: list[TablePlan]
+    #: wal2json's, for these tables.
+    options: dict[str, str]
+
+
 def open_session(settings: Settings, opened: ExitStack, stop: Stop, tries: Counter[Reading], skip: Skip) -> Session:
     """Take the slot and the transactional id, and publish a new slot's snapshot.
 
     Raises RetryableError for what may pass, SlotInUse while another reader is healthy, FatalError for the rest.
     """
+    source = _connected(settings, opened)
+    with closing(connect(settings)) as copying:
+        seen = _created(source, copying, stop)
+        start_lsn, resumed = _taken(source)
+        source = _first_rows(source, resumed, seen, copying, stop, skip)
+    router, streamed = _noted(source, resumed, start_lsn)
+    reader = ChunkReader(lambda: connect(settings), lambda opened, name: _plan_of(settings, opened, name), skip)
+    backfill = Backfill(resumed, source.publisher, source.cluster.database, reader, tries, skip, streamed)
+    return Session(source.slot, source.publisher, router, resumed, opened.enter_context(closing(backfill)))
+
+
+def _connected(settings: Settings, opened: ExitStack) -> _Source:
+    """Open every connection; whoever finds the slot in use goes no further, and costs little."""
     connection = opened.enter_context(closing(connect(settings)))
     if slot.is_active(connection, settings.source.slot):
-        raise SlotInUse("another process reads the slot")  # most of a standby's life ends here, and costs little
+        raise SlotInUse("another process reads the slot")
     _ensure_topics(settings)
     plans = table_plans(settings, connection)
     held = opened.enter_context(closing(Slot(settings.source.dsn.get_secret_value(), settings.source.slot)))
-    publisher = opened.enter_context(
-        closing(Publisher(settings.kafka, settings.transactional_id, keep_alive=held.confirm))
-    )
-    cluster = held.identify()
-    wide = any(planned.relation.partitioned for planned in plans)
-    options = slot_options(settings, partitioned=wide)
-    with closing(connect(settings)) as copying:
-        seen = None
-        if not slot.exists(connection, held.name):
-            creation.announce(settings, held, publisher, cluster, resume.hash_of(slot_options(settings)))
-            seen = creation.create(held, copying, stop)
-        held.start(origins.resolved(options, connection, settings.source.skip_origins))
-        for planned in plans:
-            tables.tell(planned)
-        publisher.fence()
-        # Only now nobody else moves the slot.
-        start_lsn = held.start_lsn(connection)
-        resumed = _resume(settings, cluster, options, start_lsn)
-        if resumed.state.snapshot.state == "creating":
-            _begin(settings, publisher, resumed, start_lsn)
-        if seen and resumed.state.snapshot.tables and (locked := _locked(settings, connection, copying, plans)):
-            plans = locked
-            name, state = settings.source.name, resumed.state
-            origin = Origin(name, cluster.database, state.epoch, state.lsn, seen.next_xid, time.time_ns() // 1000)
-            Initial(resumed, publisher, held, origin, stop, skip).run(copying, plans)
-    resumed.state = msgspec.structs.replace(resumed.state, timeline=cluster.timeline, options=resume.hash_of(options))
-    recorded = resumed.state
-    streamed = recall.streamed(settings, recorded.epoch, recorded.snapshot.tables, held.confirm)
+    publisher = Publisher(settings.kafka, settings.transactional_id, keep_alive=held.confirm)
+    opened.enter_context(closing(publisher))
+    options = slot_options(settings, partitioned=any(planned.relation.partitioned for planned in plans))
+    return _Source(settings, connection, held, publisher, held.identify(), plans, options)
+
+
+def _created(source: _Source, copying: postgres.Connection, stop: Stop) -> Seen | None:
+    """Make the slot where there is none, and tell what its snapshot sees."""
+    if slot.exists(source.connection, source.slot.name):
+        return None
+    options = resume.hash_of(slot_options(source.settings))
+    creation.announce(source.settings, source.slot, source.publisher, source.cluster, options)
+    return creation.create(source.slot, copying, stop)
+
+
+def _taken(source: _Source) -> tuple[int, Resume]:
+    """Take over slot, transactional id and position, in this order: a rival gets no further than the first."""
+    settings, connection = source.settings, source.connection
+    source.slot.start(origins.resolved(source.options, connection, settings.source.skip_origins))
+    for planned in source.plans:
+        tables.tell(planned)
+    source.publisher.fence()
+    # Only now nobody else moves the slot.
+    start_lsn = source.slot.start_lsn(connection)
+    resumed = _resume(settings, source.cluster, source.options, start_lsn)
+    if resumed.state.snapshot.state == "creating":
+        _begin(settings, source.publisher, resumed, start_lsn)
+    return start_lsn, resumed
+
+
+def _first_rows(
+    source: _Source, resumed: Resume, seen: Seen | None, copying: postgres.Connection, stop: Stop, skip: Skip
+) -> _Source:
+    """Publish the snapshot of a slot that was made just now, with the tables as they stay meanwhile."""
+    if not seen or not resumed.state.snapshot.tables:
+        return source
+    locked = _locked(source, copying)
+    if not locked:
+        return source
+    name, state = source.settings.source.name, resumed.state
+    origin = Origin(name, source.cluster.database, state.epoch, state.lsn, seen.next_xid, time.time_ns() // 1000)
+    Initial(resumed, source.publisher, source.slot, origin, stop, skip).run(copying, locked)
+    return source._replace(plans=locked)
+
+
+def _noted(source: _Source, resumed: Resume, start_lsn: int) -> tuple[Router, Streamed]:
+    """Note in Kafka how it goes on, before anything else happens.
+
+    A crash from here on, and the next start knows the parts, what is still to be read, and since when rows come as `c`
+    beside it.
+    """
+    settings, options = source.settings, resume.hash_of(source.options)
+    recorded = msgspec.structs.replace(resumed.state, timeline=source.cluster.timeline, options=options)
+    streamed = recall.streamed(settings, recorded.epoch, recorded.snapshot.tables, source.slot.confirm)
     resumed.state = _beside(settings, recorded)
-    router = _router(settings, connection, cluster.database, resumed, plans, start_lsn)
+    router = _router(source, resumed, start_lsn)
     if resumed.state != recorded:
-        # Before anything else happens: a crash from here on, and the next start knows the parts, what is still to be
-        # read, and since when rows come as `c` beside it.
-        publisher.commit(*resumed.record(resumed.position, complete=resumed.state.complete))
-    reader = ChunkReader(lambda: connect(settings), lambda opened, name: _plan_of(settings, opened, name), skip)
-    backfill = opened.enter_context(
-        closing(Backfill(resumed, publisher, cluster.database, reader, tries, skip, streamed))
-    )
-    return Session(held, publisher, router, resumed, backfill)
+        source.publisher.commit(*resumed.record(resumed.position, complete=resumed.state.complete))
+    return router, streamed
 
 
 def _begin(settings: Settings, publisher: Publisher, resumed: Resume, lsn: int) -> None:
@@ -150,19 +198,17 @@ def _beside(settings: Settings, record: PositionRecord) -> PositionRecord:
     return msgspec.structs.replace(record, snapshot=progress.beside(state, time.time_ns() // 1_000_000), tables=names)
 
 
-def _locked(
-    settings: Settings, connection: postgres.Connection, copying: postgres.Connection, plans: list[TablePlan]
-) -> list[TablePlan]:
+def _locked(source: _Source, copying: postgres.Connection) -> list[TablePlan]:
     """Lock the tables, and plan them as they stay; nothing where one was altered since the snapshot was taken.
 
     Such a snapshot may see no rows of it, or take its columns for others: they are then read beside the stream.
     """
-    names = [planned.name for planned in plans]
+    names = [planned.name for planned in source.plans]
     snapshot.lock(copying, names)
-    if catalog.stored(copying, names) != catalog.stored(connection, names):
+    if catalog.stored(copying, names) != catalog.stored(source.connection, names):
         _log.info("snapshot_beside_stream", reason="a table was altered while the slot was made")
         return []
-    return table_plans(settings, connection)
+    return table_plans(source.settings, source.connection)
 
 
 def _plan_of(settings: Settings, connection: postgres.Connection, name: TableName) -> TablePlan | None:
@@ -208,22 +254,18 @@ def _resume(settings: Settings, cluster: Cluster, options: dict[str, str], slot_
     return Resume(topic, settings.source.slot, name, record, unmet)
 
 
-def _router(
-    settings: Settings,
-    connection: postgres.Connection,
-    database: str,
-    resumed: Resume,
-    plans: list[TablePlan],
-    start_lsn: int,
-) -> Router:
+def _router(source: _Source, resumed: Resume, start_lsn: int) -> Router:
     def remember(parts: tuple[Part, ...]) -> None:
         resumed.state = msgspec.structs.replace(resumed.state, parts=parts)
 
+    said, connection = source.settings.source, source.connection
     asked = catalog.Catalog(connection)
-    roots = [planned.name for planned in plans if planned.relation.partitioned]
+    roots = [planned.name for planned in source.plans if planned.relation.partitioned]
     parts = Partitions(asked, roots, resumed.state.parts, remember)
-    captured = tables.CapturedTables(settings.source, asked, parts, plans, wide=bool(roots))
-    name, epoch = settings.source.name, resumed.state.epoch
+    captured = tables.CapturedTables(said, asked, parts, source.plans, wide=bool(roots))
     # What was confirmed ends a transaction; before the first event there is none, for Debezium too.
     last_commit_lsn = start_lsn if resumed.state.witness else None
-    return Router(name, database, epoch, captured, lambda id_: origins.name(connection, id_), last_commit_lsn)
+    database, epoch = source.cluster.database, resumed.state.epoch
+    return Router(
+        said.name, database, epoch, captured, lambda id_: origins.name(source.connection, id_), last_commit_lsn
+    )
