@@ -10,6 +10,7 @@ import random
 import time
 from collections import Counter
 from contextlib import ExitStack
+from typing import Final
 
 from cdc import command, wal2json
 from cdc.contract.event import Event
@@ -30,16 +31,17 @@ from cdc.wal2json import Begin, Change, Commit, Message, RowChange, Truncate
 _log = get_logger("capture")
 
 #: Where the slot has nothing more to read, few events go at once; the rest of their transaction is waited for so long.
-_FEW_EVENTS, _REST_S = 64, 0.005
+_FEW_EVENTS: Final = 64
+_REST_S: Final = 0.005
 #: Many wait to be more: a commit costs as much as hundreds of events.
-_MANY_AGE_S = 0.025
+_MANY_AGE_S: Final = 0.025
 #: After a commit the broker writes its markers. A transaction that begins before they stand is turned away, and
 #: librdkafka asks again only 20 ms later.
-_MARKERS_S = 0.001
+_MARKERS_S: Final = 0.001
 #: Whatever comes, a Kafka transaction ends when it is this old: visibility stays bounded.
-_MAX_AGE_S = 0.25
-_BURST = 256
-_COMMIT = b'{"action":"C"'
+_MAX_AGE_S: Final = 0.25
+_BURST: Final = 256
+_COMMIT: Final = b'{"action":"C"'
 _STANDBY_EVERY_S = 1.0
 _IDLE_S, _GULP_S = 1.0, 0.001
 
@@ -96,7 +98,7 @@ class Stream:
         """Read and publish while there is something; tell whether there may be more."""
         checkpoint, now_ns, left = self._slot.checkpoint, time.time_ns(), _BURST
         self._make_room()
-        for message in self._slot.messages(_BURST):
+        while left and (message := self._slot.message()):
             left -= 1
             self._take(message.payload, message.data_start, now_ns)
             if checkpoint.must_drain or self._publisher.is_full:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from operator import itemgetter
+from typing import Final
 
 from cdc.history import OldRow
 from cdc.rows import TablePlan
@@ -19,9 +20,9 @@ from cdc.wal2json import fingerprint
 
 _ESCAPES = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
-_NULL = b"null"
+_NULL: Final = b"null"
 #: What JSON escapes, but for the backslash that stands before each NULL; a tab stands between fields and in none.
-_ESCAPED = bytes([*range(0x09), *range(0x0A, 0x20)]) + b'"'
+_ESCAPED: Final = bytes([*range(0x09), *range(0x0A, 0x20)]) + b'"'
 
 
 class Blocks:

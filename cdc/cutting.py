@@ -17,16 +17,17 @@ from cdc.template import Template, object_template
 from cdc.values import FAULTS, FromToken
 
 _json = msgspec.json.encode
-_NULL = b"null"
-_NEXT = b'},{"name":'
-_IDENTITY = b'}],"identity":[{"name":'
-_KEY = b'}],"pk":[{"name":'
+_NULL: Final = b"null"
+_NEXT: Final = b'},{"name":'
+_IDENTITY: Final = b'}],"identity":[{"name":'
+_KEY: Final = b'}],"pk":[{"name":'
 
 #: Where a line names its action.
 ACTION_AT: Final = 11
-INSERT, UPDATE = b"I", b"U"
+INSERT: Final = b"I"
+UPDATE: Final = b"U"
 #: What stands between a line's table and its columns.
-COLUMNS = b',"columns":[{"name":'
+COLUMNS: Final = b',"columns":[{"name":'
 
 
 class Written(NamedTuple):

@@ -6,6 +6,7 @@ Interrupted, it is not begun again: the exported snapshot is gone with its sessi
 from __future__ import annotations
 
 import time
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -25,9 +26,9 @@ _log = get_logger("snapshot")
 
 _CHUNK_ROWS = 50_000
 #: After how many rows the clock is asked.
-_TICK_ROWS = 500
+_TICK_ROWS: Final = 500
 #: Rows that come slowly must not let the transaction time out.
-_COMMIT_AGE_S = 1.0
+_COMMIT_AGE_S: Final = 1.0
 _TELL_EVERY_S = 5.0
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -28,14 +28,14 @@ TRANSACTION_TIMEOUT_S = 15
 #: One blocking call; between two of them the slot gets its feedback.
 _SLICE_S = 1.0
 #: Brokers take 1 MB by default, compressed; nobody sets less than this.
-_WIDE_BYTES = 500_000
+_WIDE_BYTES: Final = 500_000
 #: After how many events librdkafka may report: errors are not urgent, and each commit waits for them.
-_SERVE_EVERY = 64
+_SERVE_EVERY: Final = 64
 #: How long reading stops where the queue is full: it has room again sooner than it is empty.
 _FULL_S = 0.01
 #: How large a transaction gets: what a crash makes us read again stays bounded.
-_MAX_EVENTS = 50_000
-_MAX_BYTES = 32_000_000
+_MAX_EVENTS: Final = 50_000
+_MAX_BYTES: Final = 32_000_000
 _TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE,)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -29,9 +29,10 @@ from cdc.wal2json import Begin, Change, Delete, Insert, Message, RowChange, Trun
 _json = msgspec.json.encode
 #: The prefix of messages that are for pgherald: read, never published.
 OWN_PREFIX = "pgherald"
-_OPS = {INSERT: "c", UPDATE: "u"}
+_OPS: Final = {INSERT: "c", UPDATE: "u"}
 #: What begins a line's table. The shortest that stands before it: an action, a transaction's id, a timestamp, an LSN.
-_TABLE, _TABLE_AT = b',"schema":', 60
+_TABLE: Final = b',"schema":'
+_TABLE_AT: Final = 60
 
 
 class Tables(Protocol):

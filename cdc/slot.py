@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, cast
 
 import psycopg2
@@ -167,19 +166,19 @@ class Slot:
         self._streaming = True
         self.feed_back()
 
-    def messages(self, most: int) -> Iterator[extras.ReplicationMessage]:
-        """Give what is there now, one line a message, at most so many.
+    def message(self) -> extras.ReplicationMessage | None:
+        """Give the next line if it is there. Raises ConnectionLost.
 
-        Before each the caller has asked `checkpoint.must_drain`. Raises ConnectionLost.
+        The caller has asked `checkpoint.must_drain` before.
         """
-        note = self.checkpoint.read
         try:
-            for message in islice(iter(self._cursor.read_message, None), most):
-                self._heard = True
-                note(message.data_start)
-                yield message
+            message = self._cursor.read_message()
         except psycopg2.Error as exc:
             raise self._not_read(exc) from exc
+        if message is not None:
+            self._heard = True
+            self.checkpoint.read(message.data_start)
+        return message
 
     def _not_read(self, exc: psycopg2.Error) -> ServiceError:
         """Tell a line that breaks from a change that PostgreSQL can't decode: that one would come again for ever."""

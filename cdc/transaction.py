@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from cdc.contract.envelope import HEADER_EVENT_ID, HEADER_NOTIFY, HEADER_SCHEMA, SCHEMA_VERSION
 from cdc.contract.event import Headers
 from cdc.source import Moment, microseconds
@@ -9,8 +11,8 @@ from cdc.wal2json import Begin
 
 #: An event's place in its transaction. Debezium's `id` is the transaction's and, behind a colon, the event's own LSN.
 ORDER = b'{"id":"%b:%b","total_order":%b,"data_collection_order":%b}'
-_SCHEMA = (HEADER_SCHEMA, SCHEMA_VERSION)
-_NO_NOTIFY = (HEADER_NOTIFY, b"0")
+_SCHEMA: Final = (HEADER_SCHEMA, SCHEMA_VERSION)
+_NO_NOTIFY: Final = (HEADER_NOTIFY, b"0")
 
 
 class Transaction:

@@ -36,7 +36,7 @@ def slot(database: Database, line: Proxy, name: str, monkeypatch: pytest.MonkeyP
 
 def read_for(slot: Slot, turns: int) -> None:
     for _ in range(turns):
-        assert not list(slot.messages(1))
+        assert not slot.message()
         slot.confirm()
         slot.wait(0.1)
 

@@ -65,7 +65,8 @@ def test_a_message_begins_at_the_lsn_that_its_line_says(database: Database, name
 
 
 def read_into(read: list[tuple[int, dict[str, Any]]], slot: Slot) -> bool:
-    read += [(message.data_start, json.loads(message.payload)) for message in slot.messages(1000)]
+    while message := slot.message():
+        read.append((message.data_start, json.loads(message.payload)))
     return any(line["action"] == "T" for _, line in read)
 
 
