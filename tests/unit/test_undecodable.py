@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -52,10 +51,11 @@ class Lines:
         self.began_at: float | None = None
         self.is_full = False
 
-    def messages(self, _most: int) -> Iterator[SimpleNamespace]:
-        while self._lines:
-            yield SimpleNamespace(payload=self._lines.pop(0), data_start=100)
+    def message(self) -> SimpleNamespace | None:
+        if self._lines:
+            return SimpleNamespace(payload=self._lines.pop(0), data_start=100)
         self.stop.request()
+        return None
 
     def confirm(self, *, now: bool = False) -> None:
         pass
