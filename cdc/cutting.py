@@ -70,7 +70,7 @@ class Cutter:
         self._tail = _KEY + _NEXT.join(listed) + b"}]}"
 
     def cut(self, action: bytes, line: bytes, at: int) -> Cut | None:
-        """Render an insert or update; its columns begin `at` a place behind COLUMNS.
+        """Render an insert or update; `at` is where its columns begin, behind COLUMNS.
 
         None when it has not this shape, changes a key or holds a value that can't be written.
         """

@@ -110,6 +110,9 @@ def _bounds(kafka: Kafka, partition: TopicPartition) -> tuple[int, int]:
     A transaction is committed before its markers are written, and until then a `read_committed` end stands before it.
     """
     admin = _Admin(kafka)
+    # It knows all leaders from then on. One that librdkafka 2.16 has to ask for, it may hear of too soon: it then waits
+    # for 3 s (1 start in 20).
+    admin.asked(admin.topics)
 
     def offset(which: OffsetSpec) -> int:
         asked = admin.client.list_offsets(
