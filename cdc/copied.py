@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from operator import itemgetter
 from typing import Final
 
 from cdc.history import OldRow
 from cdc.rows import TablePlan
 from cdc.runtime.errors import ChangeUndecodable
-from cdc.template import Template, object_template
+from cdc.template import Template, object_of, object_template
 from cdc.values import FAULTS
 from cdc.wal2json import fingerprint
 
@@ -50,11 +49,9 @@ class CopiedRows:
         self._plan = plan
         self._columns = [(name, plan.columns[name].label or b"", plan.columns[name].codec) for name in plan.written()]
         names = [name for name, *_ in self._columns]
-        self._key_places = places = [names.index(name) for name in plan.key]
-        labels = [(label, b"%b") for _, label, _ in self._columns]
-        self._row = Template(object_template(labels))
-        self._key = object_template([labels[at] for at in places])
-        self._key_of = itemgetter(*places) if places else None
+        self._row = Template(object_template([(label, b"%b") for _, label, _ in self._columns]))
+        self._key_places = [names.index(name) for name in plan.key]
+        self._key = [(self._columns[at][1], at) for at in self._key_places]
         self._rendered = [(at, codec.copied) for at, (*_, codec) in enumerate(self._columns) if codec.copied]
 
     def row(self, line: bytes) -> OldRow:
@@ -89,7 +86,7 @@ class CopiedRows:
         return self._written(values, tuple([fields[at] or "" for at in self._key_places]))
 
     def _written(self, values: list[bytes], place: tuple[str, ...]) -> OldRow:
-        key = self._key % self._key_of(values) if self._key_of else None
+        key = object_of(self._key, values) if self._key else None
         return OldRow(key, self._row.fill(values), place)
 
     def _decoded(self, line: bytes) -> str:

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from cdc.template import Template, object_template
+from cdc.template import Template, object_of, object_template
 from cdc.values import FAULTS, FromToken
 
 _json = msgspec.json.encode
@@ -87,7 +87,7 @@ class Cutter:
             self._render(new)
         except FAULTS:
             return None
-        return None if before is None else (self._key_of(new), before, new)
+        return None if before is None else (object_of(self._key, new), before, new)
 
     def _old(self, older: bytes, new: list[bytes]) -> bytes | None:
         """Write the old row, null where the line has only its key; None when it has neither or the key changed."""
@@ -109,9 +109,6 @@ class Cutter:
                 return None
             pieces[place] = piece[len(head) :]
         return pieces
-
-    def _key_of(self, row: list[bytes]) -> bytes:
-        return b"{" + b",".join([label + row[place] for label, place in self._key]) + b"}"
 
     def _render(self, tokens: list[bytes]) -> None:
         for place, from_token in self._rendered:

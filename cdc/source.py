@@ -8,7 +8,6 @@ from functools import lru_cache
 import msgspec
 
 from cdc import __version__
-from cdc.template import Template
 
 _json = msgspec.json.encode
 _UNIX_EPOCH, _SECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(seconds=1)
@@ -45,7 +44,7 @@ def source_json(
     """Write the envelope's `source`; `tail` is the rendered schema and table. wal2json tells no origin_lsn."""
     previous, lsn = sequence
     moment = Moment(micros, previous, xid, origin)
-    return Template(source_template(name, database, tail, snapshot)).fill(moment.around(b"%d" % lsn))
+    return source_template(name, database, tail, snapshot) % tuple(moment.around(b"%d" % lsn))
 
 
 class Moment:

@@ -29,6 +29,11 @@ class Template:
         return b"".join(pieces)
 
 
+def object_of(columns: Sequence[tuple[bytes, int]], row: Sequence[bytes]) -> bytes:
+    """Write a JSON object of some of a row's values: what stands before each, and its place in the row."""
+    return b"{" + b",".join([label + row[place] for label, place in columns]) + b"}"
+
+
 def object_template(columns: Sequence[tuple[bytes | None, bytes]]) -> bytes:
     """Write the template of a JSON object: what stands before each value, and what takes it."""
     template, comma = b"{", b""
