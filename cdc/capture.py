@@ -14,7 +14,8 @@ from typing import Final
 
 from cdc import command, wal2json
 from cdc.contract.event import Event
-from cdc.contract.position import Position, Reading, Witness, parse_lsn
+from cdc.contract.lsn import parse_lsn
+from cdc.contract.position import Position, Reading, Witness
 from cdc.cutting import ACTION_AT
 from cdc.lag import Lag
 from cdc.routing import OWN_PREFIX

@@ -8,7 +8,7 @@ transaction that would pass over an earlier one that is read and not yet in Kafk
 
 from __future__ import annotations
 
-from cdc.contract.position import format_lsn
+from cdc.contract.lsn import format_lsn
 from cdc.runtime.errors import PositionMismatch
 
 

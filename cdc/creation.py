@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import msgspec
 
 from cdc import positions, resume, snapshot
-from cdc.contract.position import format_lsn
+from cdc.contract.lsn import format_lsn
 from cdc.contract.topics import positions_topic
 from cdc.publisher import Publisher
 from cdc.relation import Cluster, Seen

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from cdc import catalog, measure, positions, resume, slot, start
-from cdc.contract.position import SnapshotState, format_lsn
+from cdc.contract.lsn import format_lsn
+from cdc.contract.position import SnapshotState
 from cdc.contract.topics import positions_topic
 from cdc.publisher import Publisher
 from cdc.runtime import postgres

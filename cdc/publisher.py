@@ -6,7 +6,6 @@ Either both are there for a `read_committed` consumer or neither is; that is wha
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -67,7 +66,7 @@ class Publisher:
         self.began_at: float | None = None
         self.events = 0
         self.size_bytes = 0
-        self._uncommitted: Counter[tuple[str, str]] = Counter()
+        self._uncommitted: dict[tuple[str, str], int] = {}
 
     def _options(self, kafka: Kafka, transactional_id: str) -> dict[str, Any]:
         return librdkafka.options(kafka) | {
@@ -114,7 +113,8 @@ class Publisher:
         size_bytes = len(event.value or b"")
         self.events += 1
         self.size_bytes += size_bytes
-        self._uncommitted[event.table, event.op] += 1
+        what = event.table, event.op
+        self._uncommitted[what] = self._uncommitted.get(what, 0) + 1
         if size_bytes > _WIDE_BYTES:
             self._wide.append(event)
         if self.events % _SERVE_EVERY == 0:

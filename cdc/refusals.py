@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cdc.contract.position import format_lsn
+from cdc.contract.lsn import format_lsn
 from cdc.runtime.errors import AccessDenied, ChangeUndecodable, ConnectionLost, ServiceError, SlotInUse, SlotLost
 
 RECOVER = "`pgherald slot recover` makes a new slot and reads again what may be missing"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cdc.contract.position import parse_lsn
+from cdc.contract.lsn import parse_lsn
 from cdc.runtime.fields import TableName
 
 #: Types whose values are never stored out of line; what is not named here may be.

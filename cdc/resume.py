@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from cdc.contract.position import START, Position, PositionRecord, SnapshotState, Why, Witness, event_id, format_lsn
+from cdc.contract.lsn import format_lsn
+from cdc.contract.position import START, Position, PositionRecord, SnapshotState, Why, Witness, event_id
 from cdc.relation import Cluster
 from cdc.runtime.errors import PositionMismatch, SlotLost
 

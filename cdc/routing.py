@@ -15,7 +15,8 @@ import msgspec
 
 from cdc.contract.envelope import HEADER_NEW_KEY, HEADER_OLD_KEY, HEADER_OLD_ROW
 from cdc.contract.event import Event, Headers
-from cdc.contract.position import Position, event_id, parse_lsn
+from cdc.contract.lsn import parse_lsn
+from cdc.contract.position import Position, event_id
 from cdc.contract.topics import message_topic
 from cdc.cutting import ACTION_AT, COLUMNS, INSERT, UPDATE, Cutter
 from cdc.rows import TablePlan
@@ -38,11 +39,11 @@ _TABLE_AT: Final = 60
 class Tables(Protocol):
     """Knows how the lines of each table are written."""
 
+    #: By tables as `table_of` writes them: the plan of every line that shows the whole shape of one.
+    of_lines: dict[bytes, TablePlan]
+
     def plan(self, change: RowChange | Truncate, xid: int) -> TablePlan | None:
         """Find the plan of a line of a transaction; None where it is not to be published."""
-
-    def known(self, table: bytes) -> TablePlan | None:
-        """Give the plan of every line that shows the whole shape of this table (written as by `table_of`)."""
 
     def look(self) -> None:
         """Now and then, see what became of the tables."""
@@ -111,7 +112,7 @@ class Router:
         if op is None or opened is None:
             return None
         at = line.find(COLUMNS)
-        plan = self.tables.known(line[line.find(_TABLE, _TABLE_AT) : at])
+        plan = self.tables.of_lines.get(line[line.find(_TABLE, _TABLE_AT) : at])
         if plan is None or (cutter := plan.cutter) is None:
             return None
         cut = cutter.cut(action, line, at + len(COLUMNS))

@@ -17,7 +17,7 @@ from psycopg2 import extras
 
 from cdc import refusals
 from cdc.checkpoint import Checkpoint
-from cdc.contract.position import format_lsn, parse_lsn
+from cdc.contract.lsn import format_lsn, parse_lsn
 from cdc.relation import Cluster, read_history
 from cdc.runtime import postgres
 from cdc.runtime.errors import AccessDenied, ConnectionLost, RetryableError, ServiceError

@@ -60,7 +60,7 @@ class CapturedTables:
         }
         self._domains = {name: base for planned in plans for name, base in planned.relation.domains.items()}
         #: The plan of each table by how its lines name it; those of partitions have other names.
-        self._of_lines = {table_of(*planned.name): planned for planned in plans}
+        self.of_lines = {table_of(*planned.name): planned for planned in plans}
         self._truncated: tuple[TableName, str] | None = None
         self._passed_over: set[TableName] = set()
         self._unknown: set[TableName] = set()
@@ -131,10 +131,6 @@ class CapturedTables:
                 "table_unknown", table=str(place), effect=effect, remedy="pgherald snapshot of the whole table"
             )
 
-    def known(self, table: bytes) -> TablePlan | None:
-        """Give the plan of every line that shows the whole shape of this table (written as by `table_of`)."""
-        return self._of_lines.get(table)
-
     def _read(self, name: TableName, known: _Shapes | None, xid: int) -> _Shapes:
         seen = self._catalog.seen(xid)
         relation = self._catalog.relation(name) or Relation(name, (), ())
@@ -150,7 +146,7 @@ class CapturedTables:
         elif before:
             tell_change(before, now)
         shapes = self._shapes[name] = _Shapes(now, before if before and before.columns else None, seen)
-        self._of_lines[table_of(*name)] = now
+        self.of_lines[table_of(*name)] = now
         return shapes
 
     def _truncated_plan(self, change: Truncate, place: TableName, name: TableName, shapes: _Shapes) -> TablePlan | None:

@@ -50,7 +50,7 @@ class KeyColumn(msgspec.Struct, frozen=True, gc=False):
     name: str
 
 
-class Begin(msgspec.Struct, frozen=True, tag_field="action", tag="B"):
+class Begin(msgspec.Struct, frozen=True, gc=False, tag_field="action", tag="B"):
     """A transaction begins; `nextlsn` is its end LSN, known from here on."""
 
     xid: int
@@ -60,7 +60,7 @@ class Begin(msgspec.Struct, frozen=True, tag_field="action", tag="B"):
     origin: int = 0
 
 
-class Commit(msgspec.Struct, frozen=True, tag_field="action", tag="C"):
+class Commit(msgspec.Struct, frozen=True, gc=False, tag_field="action", tag="C"):
     """The transaction ends."""
 
     xid: int
@@ -137,8 +137,12 @@ _TABLE = re.compile(rb'\{(?:"\w+":(?:"[^"]*"|\d+),)*"schema":"((?:[^"\\]|\\.)*)"
 
 def decode(line: bytes) -> Change:
     """Read one line. Raises ChangeUndecodable, which tells its length and hash, never what it says."""
+    change: Change
     try:
-        change = _decoded(line)
+        try:
+            change = _decoder.decode(line)
+        except msgspec.MsgspecError:
+            change = _decoder.decode(_BARE_TYPE.sub(_quote_type, line))
         if not line.isascii() and isinstance(change, RowChange):
             line.decode()  # values are taken as they come, and those of a database that is not UTF8 are no JSON
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
@@ -158,15 +162,6 @@ def _title(line: bytes) -> str:
     """Find the table of a line, which stands before every value; nothing where it says none."""
     found = _TABLE.match(line)
     return b".".join(found.groups()).decode(errors="replace") if found else ""
-
-
-def _decoded(line: bytes) -> Change:
-    change: Change
-    try:
-        change = _decoder.decode(line)
-    except msgspec.MsgspecError:
-        change = _decoder.decode(_BARE_TYPE.sub(_quote_type, line))
-    return change
 
 
 def _quote_type(match: re.Match[bytes]) -> bytes:

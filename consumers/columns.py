@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from cdc.contract.envelope import Envelope, Source, decode
-from cdc.contract.position import format_lsn
+from cdc.contract.lsn import format_lsn
 from cdc.runtime.errors import EnvelopeInvalid
 from consumers.delivery import Delivery, Entry, Mark, Planned
 from consumers.events import Record

@@ -16,7 +16,8 @@ from itertools import islice
 from typing import Protocol, cast
 
 from cdc.contract import envelope as wire
-from cdc.contract.position import Position, format_lsn, key_digest
+from cdc.contract.lsn import format_lsn
+from cdc.contract.position import Position, key_digest
 from cdc.contract.topics import group_id, table_topic
 from cdc.runtime import postgres
 from cdc.runtime.errors import ConfigInvalid

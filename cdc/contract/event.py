@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import msgspec
+from typing import Final
 
 from cdc.contract.envelope import HEADER_EVENT_ID
 
@@ -10,16 +10,23 @@ from cdc.contract.envelope import HEADER_EVENT_ID
 Headers = list[tuple[str, bytes]]
 
 
-class Event(msgspec.Struct, frozen=True, gc=False):
-    """One record of a topic; a tombstone has no value."""
+class Event:
+    """One record of a topic; a tombstone has no value.
 
-    topic: str
-    key: bytes | None
-    value: bytes | None
-    headers: Headers
-    #: For metrics and errors, never for routing.
-    table: str
-    op: str
+    `table` and `op` are for metrics and errors, never for routing.
+    """
+
+    __slots__ = ("headers", "key", "op", "table", "topic", "value")
+
+    def __init__(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers, table: str, op: str
+    ) -> None:
+        self.topic: Final = topic
+        self.key: Final = key
+        self.value: Final = value
+        self.headers: Final = headers
+        self.table: Final = table
+        self.op: Final = op
 
     @property
     def event_id(self) -> str:

@@ -121,17 +121,6 @@ def decode_record(value: bytes) -> PositionRecord:
         raise EnvelopeInvalid(f"no position record: {exc}") from exc
 
 
-def parse_lsn(text: str) -> int:
-    """Read PostgreSQL's `XXXXXXXX/XXXXXXXX`. Raises ValueError."""
-    high, low = text.split("/")
-    return (int(high, 16) << 32) | int(low, 16)
-
-
-def format_lsn(lsn: int) -> str:
-    """Write an LSN as PostgreSQL does: `16/B374D848`."""
-    return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
-
-
 def event_id(name: str, epoch: int, position: Position) -> str:
     """Name a streamed change: `<name>:<epoch>:<end LSN as 16 hex digits>:<index>`."""
     return f"{name}:{epoch}:{position.lsn:016x}:{position.index}"

@@ -13,6 +13,8 @@ from setuptools.command.bdist_wheel import bdist_wheel
 _COMPILED = (
     "capture",
     "checkpoint",
+    "contract/event",
+    "contract/lsn",
     "copied",
     "cutting",
     "history",

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from cdc.contract.position import parse_lsn
+from cdc.contract.lsn import parse_lsn
 from cdc.runtime.kafka import end_offsets
 from cdc.slot import Slot
 from cdc.wal2json import OPTIONS

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc.contract.position import Position, event_id, format_lsn, parse_lsn, position_of, snapshot_event_id
+from cdc.contract.lsn import format_lsn, parse_lsn
+from cdc.contract.position import Position, event_id, position_of, snapshot_event_id
 from cdc.runtime.errors import EnvelopeInvalid
 
 lsns = st.integers(0, 2**64 - 1)

@@ -11,7 +11,8 @@ from pydantic import SecretStr
 
 from cdc import wal2json
 from cdc.contract.event import Event
-from cdc.contract.position import Position, format_lsn
+from cdc.contract.lsn import format_lsn
+from cdc.contract.position import Position
 from cdc.copied import CopiedRows
 from cdc.relation import Column, Relation
 from cdc.routing import Router
