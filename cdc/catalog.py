@@ -14,13 +14,33 @@ from cdc.runtime.postgres import Connection, errors
 
 _VISIBLE_S = 5.0
 _ASK_AGAIN_S = 0.005
-#: The identity of a partitioned table is that of its partitions, each of which has its own: the least of them.
-_RELATION = """
-    SELECT c.oid, c.relkind = 'p', coalesce(parts.least, strpos('nidf', c.relreplident::text)),
-        (SELECT a.xmin::text::bigint FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
-         ORDER BY age(a.xmin) LIMIT 1),
-        (SELECT k.xmin::text::bigint FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'p'),
-        coalesce(parts.wide, pg_relation_size(nullif(c.reltoastrelid, 0)) > 0),
+#: attlen -1 is what wal2json asks before it leaves an unchanged value out; a storage option says nothing of old values.
+_COLUMNS = """
+    SELECT coalesce(json_agg(json_build_array(a.attname, format_type(a.atttypid, a.atttypmod), a.attlen = -1,
+        a.xmin::text::bigint) ORDER BY a.attnum), '[]')
+    FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+"""
+#: A deferrable key is none for the WAL.
+_INDEXES = """
+    SELECT coalesce(json_agg(json_build_array(a.attname, i.indisprimary, i.indisreplident, k.place <= i.indnkeyatts)
+        ORDER BY k.place), '[]')
+    FROM pg_index i JOIN unnest(i.indkey) WITH ORDINALITY k(attnum, place) ON true
+    JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+    WHERE i.indrelid = c.oid AND (i.indisprimary OR i.indisreplident) AND i.indisvalid AND i.indimmediate
+"""
+_DOMAINS = """
+    SELECT coalesce(json_object_agg(format_type(oid, NULL), format_type(typbasetype, typtypmod)), '{}')
+    FROM pg_type WHERE typtype = 'd'
+"""
+#: One statement: what another session alters meanwhile is in all of the answer or in nothing of it. The identity of a
+#: partitioned table is that of its partitions, each of which has its own: the least of them.
+_RELATION = f"""
+    SELECT ({_DOMAINS}), ({_COLUMNS}), ({_INDEXES}),
+        coalesce(parts.least, strpos('nidf', c.relreplident::text)), c.relkind = 'p',
+        coalesce((SELECT a.xmin::text::bigint FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
+            ORDER BY age(a.xmin) LIMIT 1), 0),
+        coalesce((SELECT k.xmin::text::bigint FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'p'), 0),
+        coalesce(parts.wide, pg_relation_size(nullif(c.reltoastrelid, 0)) > 0, false),
         coalesce(parts.logged, c.relpersistence = 'p')
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN LATERAL (
@@ -31,22 +51,8 @@ _RELATION = """
         WHERE c.relkind = 'p'
     ) parts ON true
     WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p')
-"""
+"""  # noqa: S608  constants
 _IDENTITIES: Sequence[Identity] = ("nothing", "index", "default", "full")
-#: attlen -1 is what wal2json asks before it leaves an unchanged value out; a storage option says nothing of old values.
-_COLUMNS = """
-    SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attlen = -1, a.xmin::text::bigint
-    FROM pg_attribute a WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
-"""
-#: A deferrable key is none for the WAL.
-_INDEXES = """
-    SELECT a.attname, i.indisprimary, i.indisreplident, k.place <= i.indnkeyatts FROM pg_index i
-    JOIN unnest(i.indkey) WITH ORDINALITY k(attnum, place) ON true
-    JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-    WHERE i.indrelid = %s AND (i.indisprimary OR i.indisreplident) AND i.indisvalid AND i.indimmediate
-    ORDER BY k.place
-"""
-_DOMAINS = "SELECT format_type(oid, NULL), format_type(typbasetype, typtypmod) FROM pg_type WHERE typtype = 'd'"
 #: Attaching and detaching alters every column of a part; what else alters a table leaves the oldest one alone.
 _OLDEST_COLUMN = """
     (SELECT a.xmin::text::bigint FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -156,17 +162,12 @@ def read_relation(connection: Connection, name: TableName) -> Relation | None:
     with errors(), closing(connection.cursor()) as cursor:
         cursor.execute(_RELATION, name)
         found = cursor.fetchone()
-        if found is None:
-            return None
-        oid, partitioned, place, changed_xid, key_xid, wide, logged = found
-        cursor.execute(_DOMAINS)
-        domains = dict(cursor.fetchall())
-        cursor.execute(_COLUMNS, (oid,))
-        columns = tuple(_column(domains, *column) for column in cursor)
-        cursor.execute(_INDEXES, (oid,))
-        primary, key, identity = _keys(_IDENTITIES[place - 1], cursor.fetchall())
-    xids = (changed_xid or 0, key_xid or 0)
-    return Relation(name, columns, key, identity, primary, partitioned, *xids, bool(wide), domains, logged)
+    if found is None:
+        return None
+    domains, listed, indexed, place, partitioned, changed_xid, key_xid, wide, logged = found
+    columns = tuple(_column(domains, *column) for column in listed)
+    primary, key, identity = _keys(_IDENTITIES[place - 1], indexed)
+    return Relation(name, columns, key, identity, primary, partitioned, changed_xid, key_xid, wide, domains, logged)
 
 
 def _keys(
