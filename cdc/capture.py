@@ -15,7 +15,7 @@ from typing import Final
 from cdc import command, wal2json
 from cdc.contract.event import Event
 from cdc.contract.lsn import parse_lsn
-from cdc.contract.position import Position, Reading, Witness
+from cdc.contract.position import Position, Witness
 from cdc.cutting import ACTION_AT
 from cdc.lag import Lag
 from cdc.routing import OWN_PREFIX
@@ -26,7 +26,7 @@ from cdc.runtime.lifecycle import Stop, Stopped
 from cdc.runtime.log import get_logger
 from cdc.runtime.settings import Settings
 from cdc.skip import Skip, stopped_at
-from cdc.start import Session, open_session
+from cdc.start import Attempts, Session, open_session
 from cdc.wal2json import Begin, Change, Commit, Message, RowChange, Truncate
 
 _log = get_logger("capture")
@@ -244,11 +244,11 @@ def run(settings: Settings, stop: Stop, skip: Skip) -> None:
     global streaming
     attempt = 0
     standby = False
-    tries: Counter[Reading] = Counter()
+    attempts = Attempts(Counter(), set())
     while not stop.requested:
         try:
             with ExitStack() as opened:
-                session = open_session(settings, opened, stop, tries, skip)
+                session = open_session(settings, opened, stop, attempts, skip)
                 position = session.resume.position
                 _log.info("streaming", slot=session.slot.name, lsn=position.lsn, index=position.index)
                 standby, streaming = False, True

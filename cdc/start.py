@@ -76,6 +76,15 @@ class Session(NamedTuple):
     backfill: Backfill
 
 
+class Attempts(NamedTuple):
+    """What the sessions of a process hand on: what was tried before."""
+
+    #: How often the reading of each table began.
+    readings: Counter[Reading]
+    #: LSNs of lines that were doubted, and are believed when they come again.
+    lines: set[str]
+
+
 class _Source(NamedTuple):
     """What a session is opened with."""
 
@@ -90,7 +99,7 @@ class _Source(NamedTuple):
     options: dict[str, str]
 
 
-def open_session(settings: Settings, opened: ExitStack, stop: Stop, tries: Counter[Reading], skip: Skip) -> Session:
+def open_session(settings: Settings, opened: ExitStack, stop: Stop, attempts: Attempts, skip: Skip) -> Session:
     """Take the slot and the transactional id, and publish a new slot's snapshot.
 
     Raises RetryableError for what may pass, SlotInUse while another reader is healthy, FatalError for the rest.
@@ -100,9 +109,9 @@ def open_session(settings: Settings, opened: ExitStack, stop: Stop, tries: Count
         seen = _created(source, copying, stop)
         start_lsn, resumed = _taken(source)
         source = _first_rows(source, resumed, seen, copying, stop, skip)
-    router, streamed = _noted(source, resumed, start_lsn)
+    router, streamed = _noted(source, resumed, start_lsn, attempts.lines)
     reader = ChunkReader(lambda: connect(settings), lambda opened, name: _plan_of(settings, opened, name), skip)
-    backfill = Backfill(resumed, source.publisher, source.cluster.database, reader, tries, skip, streamed)
+    backfill = Backfill(resumed, source.publisher, source.cluster.database, reader, attempts.readings, skip, streamed)
     return Session(source.slot, source.publisher, router, resumed, opened.enter_context(closing(backfill)))
 
 
@@ -159,7 +168,7 @@ def _first_rows(
     return source._replace(plans=locked)
 
 
-def _noted(source: _Source, resumed: Resume, start_lsn: int) -> tuple[Router, Streamed]:
+def _noted(source: _Source, resumed: Resume, start_lsn: int, read_again: set[str]) -> tuple[Router, Streamed]:
     """Note in Kafka how it goes on, before anything else happens.
 
     A crash from here on, and the next start knows the parts, what is still to be read, and since when rows come as `c`
@@ -169,7 +178,7 @@ def _noted(source: _Source, resumed: Resume, start_lsn: int) -> tuple[Router, St
     recorded = msgspec.structs.replace(resumed.state, timeline=source.cluster.timeline, options=options)
     streamed = recall.streamed(settings, recorded.epoch, recorded.snapshot.tables, source.slot.confirm)
     resumed.state = _beside(settings, recorded)
-    router = _router(source, resumed, start_lsn)
+    router = _router(source, resumed, start_lsn, read_again)
     if resumed.state != recorded:
         source.publisher.commit(*resumed.record(resumed.position, complete=resumed.state.complete))
     return router, streamed
@@ -254,7 +263,7 @@ def _resume(settings: Settings, cluster: Cluster, options: dict[str, str], slot_
     return Resume(topic, settings.source.slot, name, record, unmet)
 
 
-def _router(source: _Source, resumed: Resume, start_lsn: int) -> Router:
+def _router(source: _Source, resumed: Resume, start_lsn: int, read_again: set[str]) -> Router:
     def remember(parts: tuple[Part, ...]) -> None:
         resumed.state = msgspec.structs.replace(resumed.state, parts=parts)
 
@@ -262,7 +271,7 @@ def _router(source: _Source, resumed: Resume, start_lsn: int) -> Router:
     asked = catalog.Catalog(connection)
     roots = [planned.name for planned in source.plans if planned.relation.partitioned]
     parts = Partitions(asked, roots, resumed.state.parts, remember)
-    captured = tables.CapturedTables(said, asked, parts, source.plans, wide=bool(roots))
+    captured = tables.CapturedTables(said, asked, parts, source.plans, read_again, wide=bool(roots))
     # What was confirmed ends a transaction; before the first event there is none, for Debezium too.
     last_commit_lsn = start_lsn if resumed.state.witness else None
     database, epoch = source.cluster.database, resumed.state.epoch

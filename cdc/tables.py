@@ -17,11 +17,11 @@ from cdc.partitions import Partitions
 from cdc.relation import NOTHING_SEEN, Relation, Seen, is_before
 from cdc.rows import TablePlan, plan
 from cdc.runtime import metrics
-from cdc.runtime.errors import ChangeUndecodable, ConfigInvalid, RecordsLost
+from cdc.runtime.errors import ChangeUndecodable, ConfigInvalid, LineDoubtful, RecordsLost
 from cdc.runtime.fields import TableName
 from cdc.runtime.log import get_logger
 from cdc.runtime.sections import Source
-from cdc.shapes import fits, resembles, told_by
+from cdc.shapes import fits, may_hide_key, resembles, told_by
 from cdc.wal2json import RowChange, Truncate
 
 _log = get_logger("capture")
@@ -47,12 +47,21 @@ class CapturedTables:
     """Plans by table. Reads the catalog again when a line can't be explained by what is known."""
 
     def __init__(
-        self, source: Source, catalog: Catalog, partitions: Partitions, plans: Sequence[TablePlan], *, wide: bool
+        self,
+        source: Source,
+        catalog: Catalog,
+        partitions: Partitions,
+        plans: Sequence[TablePlan],
+        read_again: set[str],
+        *,
+        wide: bool,
     ) -> None:
+        """`read_again` are the LSNs of lines that were doubted; it outlives the session."""
         self._source = source
         self._tables = {table.name: table for table in source.tables}
         self._catalog = catalog
         self._partitions = partitions
+        self._read_again = read_again
         self._wide = wide
         #: How the tables were when the session began: for lines before that, it is not the last word.
         self._shapes: dict[tuple[str, str], _Shapes] = {
@@ -70,7 +79,7 @@ class CapturedTables:
     def plan(self, change: RowChange | Truncate, xid: int) -> TablePlan | None:
         """Find the plan of a line of a transaction; None where its table is not captured.
 
-        Raises ConfigInvalid when the key's columns must not leave.
+        Raises ConfigInvalid when the key's columns must not leave, LineDoubtful for a line that is to be read again.
         """
         shapes = self._shapes.get((change.schema, change.table))
         if shapes is not None and isinstance(change, RowChange) and shapes.now.shows(change):
@@ -86,15 +95,25 @@ class CapturedTables:
             return self._truncated_plan(change, place, name, shapes or self._read(name, None, xid))
         if shapes is not None and shapes.now.shows(change):
             return shapes.now
+        last = shapes and (shapes.before or shapes.now)
         if shapes is None or not shapes.seen.includes(xid):
             shapes = self._read(name, shapes, xid)
-        found = shapes.choose(change, xid)
-        if found is None:
-            # The catalog is ahead of this line, or the table is gone: the line itself says what it holds.
-            before = shapes.before.relation if shapes.before else None
-            found = shapes.now.with_shape(told_by(change, xid, shapes.now.relation, before))
-            shapes.before = found
+        found = shapes.choose(change, xid) or self._told(change, xid, shapes)
+        if last:
+            self._doubt(change, found, last)
         return found
+
+    def _told(self, change: RowChange, xid: int, shapes: _Shapes) -> TablePlan:
+        """Take a line's word: the catalog is ahead of it, or the table is gone."""
+        before = shapes.before.relation if shapes.before else None
+        shapes.before = shapes.now.with_shape(told_by(change, xid, shapes.now.relation, before))
+        return shapes.before
+
+    def _doubt(self, change: RowChange, found: TablePlan, last: TablePlan) -> None:
+        """Read a line again, once, that shows no key where there was one: it then has it if there still was."""
+        if may_hide_key(change, found.relation, last.relation) and change.lsn not in self._read_again:
+            self._read_again.add(change.lsn)
+            raise LineDoubtful(f"a row of {found.title} came without the key that the table had: reading it again")
 
     def _root_of_lost(self, change: RowChange | Truncate, place: TableName, xid: int) -> TableName | None:
         """Find whose part a table was that nobody looked at in time.

@@ -48,6 +48,10 @@ class BrokerUnavailable(RetryableError):
     """Kafka does not answer, or took the transaction away: start again from the last committed position."""
 
 
+class LineDoubtful(RetryableError):
+    """The plugin may have left something out of a line: read it again from the slot."""
+
+
 class DependencyDown(RetryableError):
     """A relay or a service is down for everyone: the lane pauses, no delivery's attempt is spent."""
 

@@ -129,7 +129,7 @@ class Told:
     def __init__(self, session: Any, slot: str) -> None:
         source = Source(name="shop", dsn=SecretStr("x"), tables=[SourceTable(name=USERS)])
         catalog = Catalog(session)
-        tables = CapturedTables(source, catalog, Partitions(catalog, [], [], lambda _: None), [], wide=False)
+        tables = CapturedTables(source, catalog, Partitions(catalog, [], [], lambda _: None), [], set(), wide=False)
         self._router = Router("shop", "db", 1, tables)
         self._session = session
         self._slot = slot

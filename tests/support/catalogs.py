@@ -50,8 +50,11 @@ class SaidCatalog(Catalog):
         return None
 
 
-def captured(source: Source, catalog: SaidCatalog) -> CapturedTables:
+def captured(source: Source, catalog: SaidCatalog, read_again: set[str] | None = None) -> CapturedTables:
     """Make the tables of a reader that starts now."""
     roots = [name for name, relation in catalog.relations.items() if relation.partitioned]
     plans = [plan(source, table, catalog.relations[table.name]) for table in source.tables]
-    return CapturedTables(source, catalog, Partitions(catalog, roots, [], lambda _: None), plans, wide=bool(roots))
+    partitions = Partitions(catalog, roots, [], lambda _: None)
+    return CapturedTables(
+        source, catalog, partitions, plans, set() if read_again is None else read_again, wide=bool(roots)
+    )

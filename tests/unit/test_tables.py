@@ -17,7 +17,7 @@ from cdc.contract.position import Part
 from cdc.partitions import Partitions
 from cdc.relation import Column, Relation, Seen, is_before
 from cdc.rows import TablePlan
-from cdc.runtime.errors import ChangeUndecodable, ConfigInvalid, RecordsLost
+from cdc.runtime.errors import ChangeUndecodable, ConfigInvalid, LineDoubtful, RecordsLost
 from cdc.runtime.fields import TableName
 from cdc.runtime.sections import Source, SourceTable
 from cdc.tables import CapturedTables
@@ -36,9 +36,11 @@ def shape(*columns: str, changed_xid: int = 0, **more: Any) -> Relation:
     return Relation(USERS, (id_, *wide), ("id",), primary=frozenset({"id"}), changed_xid=changed_xid, **more)
 
 
-def line(action: str, *columns: str, table: str = "users", pk: str = "id", types: str = "text") -> Any:
+def line(
+    action: str, *columns: str, table: str = "users", pk: str = "id", types: str = "text", lsn: str = "0/1"
+) -> Any:
     given = [{"name": n, "type": "integer" if n == "id" else types, "value": 1} for n in ("id", *columns)]
-    said = {"action": action, "lsn": "0/1", "schema": "public", "table": table, "pk": [{"name": pk}] if pk else []}
+    said = {"action": action, "lsn": lsn, "schema": "public", "table": table, "pk": [{"name": pk}] if pk else []}
     said |= {"identity": given[:1]} if action == "D" else {"columns": given}
     return wal2json.decode(json.dumps(said).encode())
 
@@ -104,7 +106,41 @@ def test_an_update_with_its_whole_old_row_shows_all_there_was() -> None:
 def test_a_line_that_lists_no_key_has_the_one_that_was_there_before_it() -> None:
     now = shape("a", key_xid=12)
     assert key(captured(users(), SaidCatalog(now)), line("I", "a", pk=""), 14) == b'{"id":1}'
-    assert key(captured(users(), SaidCatalog(now)), line("I", "a", pk=""), 11) is None
+
+
+@pytest.mark.parametrize("action", ["I", "U"])
+def test_a_line_without_the_key_that_the_table_had_is_read_again_and_then_believed(action: str) -> None:
+    read_again: set[str] = set()
+    catalog = SaidCatalog(shape("a"))
+    tables = captured(users(), catalog, read_again)
+    tables.plan(line("I", "a", lsn="0/1"), 5)
+    keyless = replace(shape("a", changed_xid=12), key=(), primary=frozenset())
+    catalog.relations[USERS] = keyless
+    with pytest.raises(LineDoubtful):
+        tables.plan(line(action, "a", pk="", lsn="0/2"), 11)
+    # A new session, which knows no more than the catalog says now.
+    catalog.relations[USERS] = shape("b", changed_xid=30, key_xid=30)
+    tables = captured(users(), catalog, read_again)
+    assert key(tables, line(action, "a", pk="", lsn="0/2"), 11) is None
+    assert key(tables, line(action, "a", pk="", lsn="0/3"), 13) is None  # its table has none now: nothing to doubt
+
+
+def test_a_line_that_came_without_its_key_has_it_when_it_is_read_again() -> None:
+    read_again: set[str] = set()
+    catalog = SaidCatalog(shape("a", changed_xid=12, key_xid=12))
+    with pytest.raises(LineDoubtful):
+        captured(users(), catalog, read_again).plan(line("I", "a", pk="", lsn="0/2"), 11)
+    assert key(captured(users(), catalog, read_again), line("I", "a", lsn="0/2"), 11) == b'{"id":1}'
+
+
+def test_a_line_whose_key_column_is_gone_has_no_key_to_look_for() -> None:
+    catalog = SaidCatalog(shape("a"))
+    tables = captured(users(), catalog)
+    tables.plan(line("I", "a"), 5)
+    of_id = {"action": "I", "lsn": "0/2", "schema": "public", "table": "users", "pk": []}
+    change = wal2json.decode(json.dumps(of_id | {"columns": [{"name": "a", "type": "text", "value": "x"}]}).encode())
+    catalog.relations[USERS] = Relation(USERS, shape("a").columns[1:], (), changed_xid=12)
+    assert key(tables, change, 13) is None
 
 
 def test_an_insert_shows_all_there_was() -> None:
