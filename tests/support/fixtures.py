@@ -11,6 +11,7 @@ import pytest
 from kafka import KafkaAdminClient
 from xdist.workermanage import WorkerController
 
+from cdc import capture
 from tests.support import database as databases
 from tests.support import engine
 from tests.support.database import Database
@@ -69,7 +70,8 @@ def pytest_testnodedown(node: WorkerController) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say what really ran: .ci/run looks for this line."""
+    """Say what really ran: .ci/run looks for these lines."""
+    terminalreporter.write_line(f"reader: {'compiled' if capture.__file__.endswith('.so') else 'Python'}")
     every_worker_s = config.stash[started]
     for name in sorted(set(every_worker_s)):
         terminalreporter.write_line(f"servers: {name} ran as {backend()}")
