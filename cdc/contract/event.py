@@ -13,7 +13,8 @@ Headers = list[tuple[str, bytes]]
 class Event:
     """One record of a topic; a tombstone has no value.
 
-    `table` and `op` are for metrics and errors, never for routing.
+    `table` and `op` are for metrics and errors, never for routing. It is a plain class because that can be compiled:
+    one is made and read for every row.
     """
 
     __slots__ = ("headers", "key", "op", "table", "topic", "value")

@@ -135,8 +135,8 @@ def test_a_row_has_its_key_also_where_the_plugin_forgot_it(deployment: Deploymen
         with closing(deployment.database.connect()) as holding, holding.cursor() as holder:
             holder.execute("BEGIN; LOCK TABLE pg_enum")
             cursor.execute(statement)
-            waiting = "SELECT FROM pg_locks WHERE relation = 'pg_enum'::regclass AND NOT granted"
-            until(lambda: _finds(holder, waiting), 20, "the plugin wants to know what ok is")
+            waiting = "SELECT 1 FROM pg_locks WHERE relation = 'pg_enum'::regclass AND NOT granted"
+            until(lambda: execute(waiting), 20, "the plugin wants to know what ok is")
             cursor.execute("ALTER TABLE users DROP CONSTRAINT users_pkey")
         cursor.execute("INSERT INTO users VALUES (2, 'ok'), (3, 'ok')")
         cursor.execute("ALTER TABLE users ADD PRIMARY KEY (id, mood)")
@@ -146,11 +146,6 @@ def test_a_row_has_its_key_also_where_the_plugin_forgot_it(deployment: Deploymen
     assert streamed == ['{"id":1}', None, None, '{"id":4,"mood":"ok"}']
     # The key of the first row was forgotten, the second one had none any more: each was read again, once.
     assert reader.count("trying_again") == 2
-
-
-def _finds(cursor: Any, query: str) -> bool:
-    cursor.execute(query)
-    return bool(cursor.rowcount)
 
 
 #: What may stand right behind a row: each with what is then written, and how that is told.
