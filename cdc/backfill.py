@@ -74,6 +74,8 @@ class Backfill:
         #: Whether that table was read, and is read again for the rows that moved meanwhile.
         self._again = False
         self._told_at = time.monotonic()
+        #: What the log says as soon as the open transaction is in Kafka.
+        self._unsaid: list[tuple[str, dict[str, object]]] = []
         #: Whether a table is still to be read: what passes by is then to be shown. Asked for each row.
         self.active = bool(self._state.tables)
         self._tries.update(self._state.tables[:1])
@@ -115,6 +117,15 @@ class Backfill:
     def published(self, events: list[Event]) -> None:
         """Note what of the stream is new, and on its way to Kafka in the open transaction."""
         self._streamed.published(events)
+
+    def committed(self) -> None:
+        """Say what is done, now that it is in Kafka.
+
+        A crash before the commit repeats the reading; one between commit and log leaves it unsaid, and `status` knows.
+        """
+        for what, fields in self._unsaid:
+            _log.info(what, **fields)
+        self._unsaid.clear()
 
     def step(self, lsn: int) -> None:
         """Ask for the next chunk, or see whether what was asked for has come."""
@@ -202,7 +213,7 @@ class Backfill:
             _log.info("snapshot_again", table=chunk.reading.title, reason="rows that were not yet read moved")
         elif chunk.ends:
             first = self._state.tables[0]
-            _log.info("snapshot_table_done", table=first.title, rows=first.rows, why=first.why)
+            self._unsaid.append(("snapshot_table_done", {"table": first.title, "rows": first.rows, "why": first.why}))
             self._finish()
         elif time.monotonic() - self._told_at > _TELL_EVERY_S:
             self._told_at = time.monotonic()
@@ -227,7 +238,7 @@ class Backfill:
         self._streamed.moved.stop(table_topic(self._resume.name, first.schema, first.table))
         self._set(progress.finished(self._state))
         if self._state.state == "done":
-            _log.info("snapshot_done")
+            self._unsaid.append(("snapshot_done", {}))
 
     def _set(self, state: SnapshotState) -> None:
         self._resume.state = replace(self._resume.state, snapshot=state)

@@ -218,6 +218,7 @@ class Stream:
             witness = Witness(*self._published) if self._published else None
             self._publisher.commit(*self._resume.record(position, complete=complete, witness=witness))
             self._resume.advance(position, complete=complete, witness=witness)
+            self._backfill.committed()
             self._measure()
         self._slot.checkpoint.acknowledge()
 
