@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from cdc import wal2json
 from cdc.relation import Column, Relation, base_type, is_before, may_be_wide
-from cdc.wal2json import Delete, Insert, RowChange
+from cdc.wal2json import Delete, Insert, RowChange, Update
 
 
 def fits(shape: Relation, change: RowChange, xid: int) -> bool:
@@ -62,14 +62,15 @@ def _has_unlisted_key(now: Relation, columns: Collection[str], xid: int) -> bool
 
 
 def may_hide_key(change: RowChange, found: Relation, before: Relation) -> bool:
-    """Tell whether a line that shows no key may be of a table that still had the one before it.
+    """Tell whether a line that shows no key may be of a table that had one, as it had a line before.
 
     wal2json notes a table's key, writes the columns, and then asks whether it noted one. Hears PostgreSQL of DDL
     meanwhile, which has nothing to do with this row, the note is gone: an insert, or an update without an old row, then
     lists no key (wal2json 2.5 and 2.6, pg_decode_write_change; found in 1 of 1,000 rows right before an ALTER TABLE).
+    It need not be the key of before: that may have been renamed since, or the table.
     """
-    given = {column.name for column in change.columns}
-    return not change.pk and not found.key and bool(before.key) and set(before.key) <= given
+    noted_once = isinstance(change, Insert | Update) and not change.identity
+    return noted_once and not change.pk and not found.key and bool(before.key)
 
 
 def resembles(shapes: Collection[Relation], change: RowChange) -> bool:

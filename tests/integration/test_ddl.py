@@ -123,6 +123,18 @@ def test_a_row_is_told_as_its_table_was_at_its_moment(deployment: Deployment, wh
     assert "hunter2" not in reader.log.read_text()
 
 
+def write_and_make_the_plugin_forget(database: Database, statement: str, ddl: str) -> None:
+    """Write a row that says 'ok', and alter its table while the plugin, which has noted its key, waits for pg_enum."""
+    with closing(database.connect()) as session, session.cursor() as cursor:
+        cursor.execute("SELECT 'ok'::mood")  # known to this session from here on, and not yet to the plugin
+        with closing(database.connect()) as holding, holding.cursor() as holder:
+            holder.execute("BEGIN; LOCK TABLE pg_enum")
+            cursor.execute(statement)
+            waiting = "SELECT 1 FROM pg_locks WHERE relation = 'pg_enum'::regclass AND NOT granted"
+            until(lambda: database.execute(waiting), 20, "the plugin wants to know what ok is")
+            cursor.execute(ddl)
+
+
 @pytest.mark.parametrize("statement", ["INSERT INTO users VALUES (1, 'ok')", "UPDATE users SET mood = 'ok'"])
 def test_a_row_has_its_key_also_where_the_plugin_forgot_it(deployment: Deployment, statement: str) -> None:
     execute = deployment.database.execute
@@ -130,22 +142,34 @@ def test_a_row_has_its_key_also_where_the_plugin_forgot_it(deployment: Deploymen
     if statement.startswith("UPDATE"):
         execute("INSERT INTO users VALUES (1, 'sad')")
     reader = deployment.capture()
-    with closing(deployment.database.connect()) as session, session.cursor() as cursor:
-        cursor.execute("SELECT 'ok'::mood")  # known to this session from here on, and not yet to the plugin
-        with closing(deployment.database.connect()) as holding, holding.cursor() as holder:
-            holder.execute("BEGIN; LOCK TABLE pg_enum")
-            cursor.execute(statement)
-            waiting = "SELECT 1 FROM pg_locks WHERE relation = 'pg_enum'::regclass AND NOT granted"
-            until(lambda: execute(waiting), 20, "the plugin wants to know what ok is")
-            cursor.execute("ALTER TABLE users DROP CONSTRAINT users_pkey")
-        cursor.execute("INSERT INTO users VALUES (2, 'ok'), (3, 'ok')")
-        cursor.execute("ALTER TABLE users ADD PRIMARY KEY (id, mood)")
-        cursor.execute("INSERT INTO users VALUES (4, 'ok')")
+    write_and_make_the_plugin_forget(deployment.database, statement, "ALTER TABLE users DROP CONSTRAINT users_pkey")
+    execute("INSERT INTO users VALUES (2, 'ok'), (3, 'ok')")
+    execute("ALTER TABLE users ADD PRIMARY KEY (id, mood)")
+    execute("INSERT INTO users VALUES (4, 'ok')")
     deployment.until_caught_up()
     streamed = [key for op, key, _ in told(deployment) if op != "r"]
     assert streamed == ['{"id":1}', None, None, '{"id":4,"mood":"ok"}']
     # The key of the first row was forgotten, the second one had none any more: each was read again, once.
     assert reader.count("trying_again") == 2
+
+
+@pytest.mark.parametrize(
+    "ddl",
+    ["ALTER TABLE users RENAME id TO key", "ALTER TABLE users RENAME TO past; ALTER TABLE others RENAME TO users"],
+    ids=["the key's column was renamed", "another table took the name"],
+)
+def test_a_row_has_its_key_also_where_the_plugin_forgot_another_one_than_the_last(
+    deployment: Deployment, ddl: str
+) -> None:
+    execute = deployment.database.execute
+    execute("DROP TABLE users; CREATE TABLE users (id int, mood mood, CONSTRAINT k PRIMARY KEY (id))")
+    execute("CREATE TABLE others (key int, mood mood, CONSTRAINT l PRIMARY KEY (key))")
+    deployment.capture()
+    execute(ddl)
+    write_and_make_the_plugin_forget(deployment.database, "INSERT INTO users VALUES (1, 'ok')", "DROP TABLE users")
+    execute("CREATE TABLE users (id int PRIMARY KEY)")
+    deployment.until_caught_up()
+    assert [key for _, key, _ in told(deployment)] == ['{"key":1}']
 
 
 #: What may stand right behind a row: each with what is then written, and how that is told.
