@@ -133,14 +133,26 @@ def test_a_line_that_came_without_its_key_has_it_when_it_is_read_again() -> None
     assert key(captured(users(), catalog, read_again), line("I", "a", lsn="0/2"), 11) == b'{"id":1}'
 
 
-def test_a_line_whose_key_column_is_gone_has_no_key_to_look_for() -> None:
+def test_a_line_whose_key_column_is_gone_is_read_again_too_as_it_may_have_another_key() -> None:
     catalog = SaidCatalog(shape("a"))
     tables = captured(users(), catalog)
     tables.plan(line("I", "a"), 5)
     of_id = {"action": "I", "lsn": "0/2", "schema": "public", "table": "users", "pk": []}
     change = wal2json.decode(json.dumps(of_id | {"columns": [{"name": "a", "type": "text", "value": "x"}]}).encode())
     catalog.relations[USERS] = Relation(USERS, shape("a").columns[1:], (), changed_xid=12)
+    with pytest.raises(LineDoubtful):
+        tables.plan(change, 13)
     assert key(tables, change, 13) is None
+
+
+def test_an_update_with_its_old_row_is_believed_as_the_plugin_looked_for_its_key_anew() -> None:
+    catalog = SaidCatalog(shape("a"))
+    tables = captured(users(), catalog)
+    tables.plan(line("I", "a"), 5)
+    catalog.relations[USERS] = replace(shape("a", changed_xid=12), key=(), primary=frozenset(), identity="full")
+    update = line("U", "a", pk="")
+    whole = msgspec.structs.replace(update, identity=update.columns)
+    assert key(tables, whole, 13) is None
 
 
 def test_an_insert_shows_all_there_was() -> None:
