@@ -141,7 +141,7 @@ def test_a_line_whose_key_column_is_gone_is_read_again_too_as_it_may_have_anothe
     change = wal2json.decode(json.dumps(of_id | {"columns": [{"name": "a", "type": "text", "value": "x"}]}).encode())
     catalog.relations[USERS] = Relation(USERS, shape("a").columns[1:], (), changed_xid=12)
     with pytest.raises(LineDoubtful):
-        tables.plan(change, 13)
+        key(tables, change, 13)
     assert key(tables, change, 13) is None
 
 
