@@ -18,7 +18,7 @@ def brokers(settings: Settings) -> Iterator[Finding]:
     """Look at the Kafka cluster, as the principal of the settings."""
     used = [(acl.kind, acl.name) for acl in acls.needed(settings) if acl.kind != "topic"]
     seen = cluster.look(settings.kafka, sorted(topics.wanted(settings) | topics.of_commands(settings)), used)
-    yield Finding("ok", f"Kafka answers with {seen.brokers} brokers")
+    yield Finding("ok", f"Kafka answers; brokers: {seen.brokers}")
     yield from _topics(settings, seen)
     yield from _rights(settings, seen)
     yield from durability.look(settings, seen, TRANSACTION_TIMEOUT_S)
