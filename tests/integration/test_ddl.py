@@ -153,6 +153,16 @@ def test_a_row_has_its_key_also_where_the_plugin_forgot_it(deployment: Deploymen
     assert reader.count("trying_again") == 2
 
 
+def test_a_row_whose_key_a_vacuum_made_the_plugin_forget_has_it_at_once(deployment: Deployment) -> None:
+    deployment.database.execute("DROP TABLE users; CREATE TABLE users (id int PRIMARY KEY, mood mood)")
+    deployment.database.execute("INSERT INTO users SELECT n, 'sad' FROM generate_series(2, 500) n")
+    reader = deployment.capture()
+    write_and_make_the_plugin_forget(deployment.database, "INSERT INTO users VALUES (1, 'ok')", "VACUUM users")
+    deployment.until_caught_up()
+    assert [key for op, key, _ in told(deployment) if op != "r"] == ['{"id":1}']
+    assert reader.count("trying_again") == 0
+
+
 @pytest.mark.parametrize(
     "ddl",
     ["ALTER TABLE users RENAME id TO key", "ALTER TABLE users RENAME TO past; ALTER TABLE others RENAME TO users"],

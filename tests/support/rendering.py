@@ -62,7 +62,8 @@ class Renderer:
         for (line,) in execute.fetchall():
             change = wal2json.decode(line.encode())
             if isinstance(change, wal2json.Insert):
-                assert plan.shows(change)
+                # As DDL does, a VACUUM of the table may make the plugin forget the key: `shapes.may_hide_key`.
+                assert plan.shows(change) or not change.pk
                 yield plan.rows(change)[1]
 
 
