@@ -123,8 +123,8 @@ def test_a_row_is_told_as_its_table_was_at_its_moment(deployment: Deployment, wh
     assert "hunter2" not in reader.log.read_text()
 
 
-def write_and_make_the_plugin_forget(database: Database, statement: str, ddl: str) -> None:
-    """Write a row that says 'ok', and alter its table while the plugin, which has noted its key, waits for pg_enum."""
+def write_and_make_the_plugin_forget(database: Database, statement: str, *following: str) -> None:
+    """Write a row that says 'ok', and all that follows while the plugin, which has noted its key, waits for pg_enum."""
     with closing(database.connect()) as session, session.cursor() as cursor:
         cursor.execute("SELECT 'ok'::mood")  # known to this session from here on, and not yet to the plugin
         with closing(database.connect()) as holding, holding.cursor() as holder:
@@ -132,7 +132,8 @@ def write_and_make_the_plugin_forget(database: Database, statement: str, ddl: st
             cursor.execute(statement)
             waiting = "SELECT 1 FROM pg_locks WHERE relation = 'pg_enum'::regclass AND NOT granted"
             until(lambda: database.execute(waiting), 20, "the plugin wants to know what ok is")
-            cursor.execute(ddl)
+            for each in following:
+                cursor.execute(each)
 
 
 @pytest.mark.parametrize("statement", ["INSERT INTO users VALUES (1, 'ok')", "UPDATE users SET mood = 'ok'"])
@@ -142,10 +143,14 @@ def test_a_row_has_its_key_also_where_the_plugin_forgot_it(deployment: Deploymen
     if statement.startswith("UPDATE"):
         execute("INSERT INTO users VALUES (1, 'sad')")
     reader = deployment.capture()
-    write_and_make_the_plugin_forget(deployment.database, statement, "ALTER TABLE users DROP CONSTRAINT users_pkey")
-    execute("INSERT INTO users VALUES (2, 'ok'), (3, 'ok')")
-    execute("ALTER TABLE users ADD PRIMARY KEY (id, mood)")
-    execute("INSERT INTO users VALUES (4, 'ok')")
+    write_and_make_the_plugin_forget(
+        deployment.database,
+        statement,
+        "ALTER TABLE users DROP CONSTRAINT users_pkey",
+        "INSERT INTO users VALUES (2, 'ok'), (3, 'ok')",
+        "ALTER TABLE users ADD PRIMARY KEY (id, mood)",
+        "INSERT INTO users VALUES (4, 'ok')",
+    )
     deployment.until_caught_up()
     streamed = [key for op, key, _ in told(deployment) if op != "r"]
     assert streamed == ['{"id":1}', None, None, '{"id":4,"mood":"ok"}']
