@@ -15,7 +15,7 @@ from typing import Final
 from cdc import command, wal2json
 from cdc.contract.event import Event
 from cdc.contract.lsn import parse_lsn
-from cdc.contract.position import Position, Witness
+from cdc.contract.position import Position, PositionRecord, Witness
 from cdc.cutting import ACTION_AT
 from cdc.lag import Lag
 from cdc.routing import OWN_PREFIX
@@ -75,7 +75,10 @@ class Stream:
             idle = not self._read_burst()
             self._backfill.step(self._lsn)
             due = self._commit_due(idle=idle)
-            if due:
+            if due and self._publisher.ahead is None and self._publisher.events <= _FEW_EVENTS:
+                # The broker takes longer for them than for the end: what is read meanwhile needs not wait for both.
+                self._publisher.send(*self._resume.record(self._reached()))
+            elif due:
                 self._commit()
                 time.sleep(_MARKERS_S)
             self._slot.confirm()
@@ -211,16 +214,20 @@ class Stream:
         confirmation: the lines come again, and the position makes us skip them.
         """
         if self._publisher.began_at is not None:
-            # Rows of a snapshot may come before the first line, or while lines are skipped.
-            position, complete = max(
-                (Position(self._lsn, self._index), self._complete), (self._resume.position, self._resume.state.complete)
-            )
-            witness = Witness(*self._published) if self._published else None
-            self._publisher.commit(*self._resume.record(position, complete=complete, witness=witness))
-            self._resume.advance(position, complete=complete, witness=witness)
+            reached = self._reached()
+            self._publisher.commit(*self._resume.record(reached))
+            self._resume.state = reached
             self._backfill.committed()
             self._measure()
         self._slot.checkpoint.acknowledge()
+
+    def _reached(self) -> PositionRecord:
+        # Rows of a snapshot may come before the first line, or while lines are skipped.
+        position, complete = max(
+            (Position(self._lsn, self._index), self._complete), (self._resume.position, self._resume.state.complete)
+        )
+        witness = Witness(*self._published) if self._published else None
+        return self._resume.at(position, complete=complete, witness=witness)
 
     def _measure(self) -> None:
         if self._oldest_us:

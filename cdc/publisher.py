@@ -64,6 +64,8 @@ class Publisher:
         self._producer = librdkafka.made(Producer, self._options(kafka, transactional_id))
         #: When the open transaction began (monotonic clock); None while none is open.
         self.began_at: float | None = None
+        #: The position that went ahead of the open transaction's end.
+        self.ahead: bytes | None = None
         self.events = 0
         self.size_bytes = 0
         self._uncommitted: dict[tuple[str, str], int] = {}
@@ -120,6 +122,16 @@ class Publisher:
         if self.events % _SERVE_EVERY == 0:
             self._serve(0)
 
+    def send(self, topic: str, key: bytes, position: bytes) -> None:
+        """Let the broker have what is in the open transaction, and the position that it reaches, ahead of its end.
+
+        What is read meanwhile joins it. Neither events nor position are visible before the commit, and of two positions
+        in a transaction the later one counts: a crash leaves none of them.
+        """
+        self._produce(Event(topic, key, position, [], "", "position"))
+        self._call(lambda: self._producer.flush(_SLICE_S))
+        self.ahead = position
+
     def commit(self, topic: str, key: bytes, position: bytes) -> None:
         """End the open transaction with a position record; begin one if none is open.
 
@@ -127,10 +139,11 @@ class Publisher:
         says that they are there, and the restart skips them.
         """
         self.begin()
-        self._produce(Event(topic, key, position, [], "", "position"))
+        if position != self.ahead:
+            self._produce(Event(topic, key, position, [], "", "position"))
         self._in_slices(lambda: self._producer.commit_transaction(_SLICE_S))
         self._is_away = False
-        self.began_at = None
+        self.began_at = self.ahead = None
         self.events = self.size_bytes = 0
         self._wide.clear()
         for (table, op), count in self._uncommitted.items():

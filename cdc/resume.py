@@ -57,23 +57,19 @@ class Resume:
             raise PositionMismatch(f"{what}: the database was restored, or the slot replaced", hint=RECOVER)
         self.unmet = None
 
-    def record(self, position: Position, *, complete: bool, witness: Witness | None = None) -> tuple[str, bytes, bytes]:
-        """Give topic, key and value of the record that says: everything up to `position` is here."""
-        if position < self.position:
-            raise PositionMismatch(f"the position would go back to {format_lsn(position.lsn)}")
-        value = msgspec.json.encode(self._at(position, complete, witness))
-        return self.topic, self.slot.encode(), value
-
-    def advance(self, position: Position, *, complete: bool, witness: Witness | None = None) -> None:
-        """Note that the record of this position is committed."""
-        self.state = self._at(position, complete, witness)
+    def record(self, state: PositionRecord) -> tuple[str, bytes, bytes]:
+        """Give topic, key and value of the record that says: everything up to its position is here."""
+        if state.position < self.position:
+            raise PositionMismatch(f"the position would go back to {format_lsn(state.lsn)}")
+        return self.topic, self.slot.encode(), msgspec.json.encode(state)
 
     def snapshot(self, snapshot: SnapshotState) -> tuple[str, bytes, bytes]:
         """Give the record that says how far the snapshot is; the position stays."""
         self.state = msgspec.structs.replace(self.state, snapshot=snapshot)
-        return self.record(self.position, complete=self.state.complete)
+        return self.record(self.state)
 
-    def _at(self, position: Position, complete: bool, witness: Witness | None) -> PositionRecord:
+    def at(self, position: Position, *, complete: bool, witness: Witness | None = None) -> PositionRecord:
+        """Give the state with another position; it holds once its record is committed."""
         last = witness or self.state.witness
         return msgspec.structs.replace(
             self.state, lsn=position.lsn, index=position.index, complete=complete, witness=last

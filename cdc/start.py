@@ -180,7 +180,7 @@ def _noted(source: _Source, resumed: Resume, start_lsn: int, read_again: set[str
     resumed.state = _beside(settings, recorded)
     router = _router(source, resumed, start_lsn, read_again)
     if resumed.state != recorded:
-        source.publisher.commit(*resumed.record(resumed.position, complete=resumed.state.complete))
+        source.publisher.commit(*resumed.record(resumed.state))
     return router, streamed
 
 

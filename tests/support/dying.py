@@ -2,8 +2,9 @@
 
     python -m tests.support.dying MOMENT FILE capture --config ...
 
-It dies (SIGKILL) when it comes to the moment for the first time after FILE is there. Moments: `produced` (events are on
-the broker, their transaction is open), `committed` (it is not, and the slot does not know), `confirmed` (it knows).
+It dies (SIGKILL) when it comes to the moment for the first time after FILE is there. Moments: `sent` (events went ahead
+of their transaction's end, with a position), `produced` (all of them are on the broker, it is still open), `committed`
+(it is not, and the slot does not know), `confirmed` (it knows).
 """
 
 from __future__ import annotations
@@ -29,9 +30,14 @@ def main() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     class Dying(Producer):
+        def flush(self, *given: Any) -> int:
+            left = super().flush(*given)
+            die_at("sent")
+            return left
+
         def commit_transaction(self, *given: Any) -> None:
             if armed.exists():
-                self.flush()
+                super().flush()
             die_at("produced")
             super().commit_transaction(*given)
             die_at("committed")

@@ -35,14 +35,14 @@ def test_only_what_stands_behind_the_position_is_new(position: tuple[int, int], 
 
 def test_a_record_is_read_back_and_never_goes_back() -> None:
     resume = resumed()
-    topic, key, value = resume.record(Position(120, 1), complete=False)
+    topic, key, value = resume.record(resume.at(Position(120, 1), complete=False))
     assert (topic, key) == ("t.pgherald.positions", b"slot")
     assert decode_record(value).position == Position(120, 1)
-    resume.advance(Position(120, 1), complete=False, witness=Witness(110, 7))
-    resume.advance(Position(120, 1), complete=False)
+    resume.state = resume.at(Position(120, 1), complete=False, witness=Witness(110, 7))
+    resume.state = resume.at(Position(120, 1), complete=False)
     assert resume.state.witness == Witness(110, 7)
     with pytest.raises(PositionMismatch):
-        resume.record(Position(119, 9), complete=True)
+        resume.record(resume.at(Position(119, 9), complete=True))
 
 
 def test_slot_and_position_that_belong_together_pass() -> None:

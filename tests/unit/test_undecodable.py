@@ -2,100 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections import Counter
-from types import SimpleNamespace
-from typing import Any, cast
 
 import pytest
-from pydantic import SecretStr
 
-from cdc.backfill import Backfill
-from cdc.capture import Stream
-from cdc.checkpoint import Checkpoint
-from cdc.chunks import ChunkReader
-from cdc.contract.event import Event
-from cdc.moved import Moved, Streamed
-from cdc.publisher import Publisher
-from cdc.relation import Cluster, Column, Relation
-from cdc.resume import Resume, first_record
-from cdc.routing import Router
 from cdc.runtime.errors import ChangeUndecodable
-from cdc.runtime.fields import TableName
-from cdc.runtime.lifecycle import Stop
-from cdc.runtime.sections import Source, SourceTable
 from cdc.skip import Skip, unreadable_row
-from cdc.slot import Slot
-from cdc.start import Session
-from cdc.watermark import Created
-from tests.support.catalogs import SaidCatalog, captured
-
-USERS = TableName("public", "users")
-RELATION = Relation(
-    USERS,
-    (Column("id", "integer", "integer", False), Column("born", "date", "date", False)),
-    ("id",),
-    primary=frozenset({"id"}),
-)
-
-
-class Lines:
-    """The slot of a stream that ends when its lines do, and the publisher beside it."""
-
-    def __init__(self, lines: list[bytes]) -> None:
-        self._lines = lines
-        self.stop = Stop()
-        self.checkpoint = Checkpoint()
-        self.published: list[Event] = []
-        self.began_at: float | None = None
-        self.is_full = False
-
-    def message(self) -> SimpleNamespace | None:
-        if self._lines:
-            return SimpleNamespace(payload=self._lines.pop(0), data_start=100)
-        self.stop.request()
-        return None
-
-    def confirm(self, *, now: bool = False) -> None:
-        pass
-
-    def wait(self, timeout_s: float) -> None:
-        pass
-
-    def publish(self, event: Event) -> None:
-        self.began_at = 0.0
-        self.published.append(event)
-
-    def commit(self, *_record: object) -> None:
-        self.began_at = None
-
-
-def row(id_: int, born: str, action: str = "I", old: int | None = None) -> bytes:
-    def column(name: str, value: Any) -> dict[str, Any]:
-        return {"name": name, "type": "integer" if name == "id" else "date", "value": value}
-
-    line = {"action": action, "lsn": "0/50", "schema": "public", "table": "users", "pk": [{"name": "id"}]}
-    identity = {"identity": [column("id", old)]} if old is not None else {}
-    return json.dumps({**line, "columns": [column("id", id_), column("born", born)], **identity}).encode()
+from tests.support import lines
+from tests.support.lines import row
 
 
 def stream(*rows: bytes, skip: str = "") -> list[bytes | None]:
     """Feed one transaction of these rows; give the keys of what is published."""
-    begin = b'{"action":"B","xid":7,"timestamp":"2026-11-23 20:19:52.461147+00","nextlsn":"0/64"}'
-    lines = Lines([begin, *rows, b'{"action":"C","xid":7,"nextlsn":"0/64"}'])
-    table = SourceTable(name=USERS)
-    source = Source(name="shop", dsn=SecretStr("x"), tables=[table])
-    router = Router("shop", "db", 1, captured(source, SaidCatalog(RELATION)))
-    resume = Resume("positions", "slot", "shop", first_record(Cluster("1", 1, "db", 0), "options"))
-    publisher = cast(Publisher, lines)
-    skips = Skip([skip] if skip else [])
-    idle = Backfill(resume, publisher, "db", cast(ChunkReader, None), Counter(), skips, Streamed(Created(), Moved()))
-    try:
-        Stream(Session(cast(Slot, lines), publisher, router, resume, idle), skips).run(lines.stop)
-    except ChangeUndecodable as exc:
-        raise skips.way_on(exc) from exc
-    return [event.key for event in lines.published]
+    return [event.key for event in lines.stream(*lines.transaction(*rows), skip=skip).published]
 
 
 BAD = [
