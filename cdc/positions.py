@@ -16,9 +16,11 @@ from cdc.contract.position import PositionRecord, decode_record
 from cdc.contract.topics import positions_topic
 from cdc.runtime import topics
 from cdc.runtime.errors import BrokerUnavailable
+from cdc.runtime.log import get_logger
 from cdc.runtime.sections import Kafka
 from cdc.runtime.settings import Settings
 
+_log = get_logger("positions")
 T = TypeVar("T")
 
 _ANSWER_S = 10.0
@@ -64,15 +66,18 @@ class _Admin:
         self.client = librdkafka.made(AdminClient, librdkafka.options(kafka) | {"error_cb": keep})
 
     def topics(self) -> Collection[str]:
-        """Name the topics that there are, for us; ask in slices, so that a refusal is heard soon."""
-        deadline_s = time.monotonic() + _ANSWER_S
+        """Name the topics that there are, for us; ask in slices, so that a refusal, or silence, is heard of soon."""
+        deadline_s, told = time.monotonic() + _ANSWER_S, False
         while True:
             try:
                 return self.client.list_topics(timeout=_SLICE_S).topics
-            except KafkaException:
+            except KafkaException as exc:
                 self.client.poll(0)
                 if self._refusals or time.monotonic() > deadline_s:
                     raise
+                if not told:
+                    _log.warning("kafka_unreachable", error=exc.args[0].name())
+                told = True
 
     def asked(self, ask: Callable[[], T], passes: int | None = None) -> T:
         """Ask, and tell a refusal from an answer that may still come."""

@@ -136,7 +136,9 @@ def test_an_unreachable_kafka_is_waited_for_and_said(deployment: Deployment) -> 
     assert deployment.run("preflight").returncode == 1
     process = deployment.start("capture")
     until(lambda: process.said("trying_again"), 30, "capture to say that it waits")
-    assert "kafka.bootstrap_servers" in process.log.read_text()
+    said = process.log.read_text()
+    assert "kafka.bootstrap_servers" in said
+    assert said.index("kafka_unreachable") < said.index("trying_again"), "it waits in silence"
     assert process.stop() == 0
 
 
