@@ -36,9 +36,6 @@ _FEW_EVENTS: Final = 64
 _REST_S: Final = 0.005
 #: Many wait to be more: a commit costs as much as hundreds of events.
 _MANY_AGE_S: Final = 0.025
-#: After a commit the broker writes its markers. A transaction that begins before they stand is turned away, and
-#: librdkafka asks again only 20 ms later.
-_MARKERS_S: Final = 0.001
 #: Whatever comes, a Kafka transaction ends when it is this old: visibility stays bounded.
 _MAX_AGE_S: Final = 0.25
 _BURST: Final = 256
@@ -80,7 +77,7 @@ class Stream:
                 self._publisher.send(*self._resume.record(self._reached()))
             elif due:
                 self._commit()
-                time.sleep(_MARKERS_S)
+                time.sleep(self._publisher.markers.pause_s)
             self._slot.confirm()
             self._router.tables.look()
             if idle and not due:

@@ -13,6 +13,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from cdc import librdkafka
 from cdc.contract.event import Event
+from cdc.markers import Markers
 from cdc.runtime import metrics
 from cdc.runtime.errors import BrokerUnavailable, ChangeUndecodable, ServiceError
 from cdc.runtime.log import get_logger
@@ -66,6 +67,7 @@ class Publisher:
         self.began_at: float | None = None
         #: The position that went ahead of the open transaction's end.
         self.ahead: bytes | None = None
+        self.markers = Markers()
         self.events = 0
         self.size_bytes = 0
         self._uncommitted: dict[tuple[str, str], int] = {}
@@ -129,7 +131,9 @@ class Publisher:
         in a transaction the later one counts: a crash leaves none of them.
         """
         self._produce(Event(topic, key, position, [], "", "position"))
+        began_at = time.monotonic()
         self._call(lambda: self._producer.flush(_SLICE_S))
+        self.markers.note(time.monotonic() - began_at)
         self.ahead = position
 
     def commit(self, topic: str, key: bytes, position: bytes) -> None:

@@ -54,6 +54,7 @@ class Lines:
         self.ahead: bytes | None = None
         self.events = 0
         self.is_full = False
+        self.markers = SimpleNamespace(pause_s=0.0)
 
     def message(self) -> SimpleNamespace | None:
         if self._lines:
