@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from docker.errors import APIError
+
 # before testcontainers reads it: its reaper is an image of its own; we remove what we start
 os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
 from testcontainers.core.container import DockerContainer
@@ -68,7 +70,13 @@ class Container:
             self._engine.wait()
 
     def pause(self) -> None:
-        self._engine.pause()
+        # On a busy machine the kernel may not freeze a process at once, and the engine gives up: "unable to freeze".
+        until(self._frozen, 30, f"the container of {self.container.image} to freeze", ignore=(APIError,))
+
+    def _frozen(self) -> bool:
+        if self._engine.status != "paused":
+            self._engine.pause()
+        return True
 
     def unpause(self) -> None:
         if self._engine.status == "paused":
