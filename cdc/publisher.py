@@ -27,6 +27,9 @@ _log = get_logger("publisher")
 TRANSACTION_TIMEOUT_S = 15
 #: One blocking call; between two of them the slot gets its feedback.
 _SLICE_S = 1.0
+#: What is not sent ahead within this, the commit waits for. confluent-kafka 2.16 waits for 0.2 s and more in steps, and
+#: calls back between them although an error stands: that one is lost then (Producer.c, Producer_flush).
+_AHEAD_S = 0.1
 #: Brokers take 1 MB by default, compressed; nobody sets less than this.
 _WIDE_BYTES: Final = 500_000
 #: After how many events librdkafka may report: errors are not urgent, and each commit waits for them.
@@ -132,7 +135,7 @@ class Publisher:
         """
         self._produce(Event(topic, key, position, [], "", "position"))
         began_at = time.monotonic()
-        self._call(lambda: self._producer.flush(_SLICE_S))
+        self._call(lambda: self._producer.flush(_AHEAD_S))
         self.markers.note(time.monotonic() - began_at)
         self.ahead = position
 

@@ -48,6 +48,17 @@ def test_a_fence_that_is_noticed_between_two_records_is_classified_too(
             until(lambda: publisher.publish(event), 10, "the fence to be noticed")
 
 
+def test_a_fence_that_is_noticed_while_records_are_sent_ahead_is_classified_too(
+    settings: Settings, publisher: Publisher
+) -> None:
+    for id_ in range(20):
+        publisher.publish(Event(f"{settings.source.name}.public.users", b"%d" % id_, b"{}", [], "", "c"))
+    with closing(Publisher(settings.kafka, settings.transactional_id, lambda: None)) as rival:
+        rival.fence()
+        with pytest.raises(BrokerUnavailable, match="FENCED"):
+            publisher.send(positions_topic(settings.source.name), b"slot", b"{}")
+
+
 def test_of_the_positions_in_a_transaction_the_last_one_counts_and_none_of_one_that_is_dropped(
     settings: Settings, publisher: Publisher
 ) -> None:
