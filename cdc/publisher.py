@@ -133,11 +133,10 @@ class Publisher:
         What is read meanwhile joins it. Neither events nor position are visible before the commit, and of two positions
         in a transaction the later one counts: a crash leaves none of them.
         """
-        self._produce(Event(topic, key, position, [], "", "position"))
+        self._reach(topic, key, position)
         began_at = time.monotonic()
         self._call(lambda: self._producer.flush(_AHEAD_S))
         self.markers.note(time.monotonic() - began_at)
-        self.ahead = position
 
     def commit(self, topic: str, key: bytes, position: bytes) -> None:
         """End the open transaction with a position record; begin one if none is open.
@@ -146,8 +145,7 @@ class Publisher:
         says that they are there, and the restart skips them.
         """
         self.begin()
-        if position != self.ahead:
-            self._produce(Event(topic, key, position, [], "", "position"))
+        self._reach(topic, key, position)
         self._in_slices(lambda: self._producer.commit_transaction(_SLICE_S))
         self._is_away = False
         self.began_at = self.ahead = None
@@ -165,6 +163,12 @@ class Publisher:
             except KafkaException as exc:
                 _log.info("abort_failed", error=exc.args[0].name())
         self._producer.purge()
+
+    def _reach(self, topic: str, key: bytes, position: bytes) -> None:
+        """Add a position record to the open transaction, unless its last one says the same."""
+        if position != self.ahead:
+            self._produce(Event(topic, key, position, [], "", "position"))
+            self.ahead = position
 
     def _produce(self, event: Event) -> None:
         while True:

@@ -54,6 +54,28 @@ def test_a_committed_record_is_found_at_once_however_many_there_are(
         assert found.lsn == 10
 
 
+def test_of_the_positions_in_a_transaction_the_last_one_counts_and_none_of_one_that_is_dropped(
+    tmp_path: Path, database: Database, kafka: KafkaServer, name: str
+) -> None:
+    with Deployment(tmp_path / "d", database, kafka, name) as deployment:
+        settings = deployment.settings
+        positions.ensure_topics(settings)
+
+        def told(lsn: int) -> tuple[str, bytes, bytes]:
+            return positions_topic(name), settings.source.slot.encode(), msgspec.json.encode(record(lsn))
+
+        with closing(Publisher(settings.kafka, settings.transactional_id, keep_alive=lambda: None)) as publisher:
+            publisher.fence()
+            for ahead, end in ((1, 2), (3, 3)):
+                publisher.begin()
+                publisher.send(*told(ahead))
+                publisher.commit(*told(end))
+                assert positions.last_record(settings) == record(end)
+            publisher.begin()
+            publisher.send(*told(4))
+        assert positions.last_record(settings) == record(3)
+
+
 class Breaking(Proxy):
     """A line that breaks each time when a client asks for offsets."""
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 
-import msgspec
 import pytest
 
 from cdc.contract.event import Event
-from cdc.contract.position import PositionRecord, SnapshotState
 from cdc.contract.topics import positions_topic
-from cdc.positions import ensure_topics, last_record
+from cdc.positions import ensure_topics
 from cdc.publisher import Publisher
 from cdc.runtime.errors import BrokerUnavailable
 from cdc.runtime.settings import Settings
@@ -57,27 +55,3 @@ def test_a_fence_that_is_noticed_while_records_are_sent_ahead_is_classified_too(
         rival.fence()
         with pytest.raises(BrokerUnavailable, match="FENCED"):
             publisher.send(positions_topic(settings.source.name), b"slot", b"{}")
-
-
-def test_of_the_positions_in_a_transaction_the_last_one_counts_and_none_of_one_that_is_dropped(
-    settings: Settings, publisher: Publisher
-) -> None:
-    def record(lsn: int) -> tuple[str, bytes, bytes]:
-        at = PositionRecord(
-            system_id="1", timeline=1, epoch=1, lsn=lsn, index=1, snapshot=SnapshotState("done"), options="o"
-        )
-        return positions_topic(settings.source.name), settings.source.slot.encode(), msgspec.json.encode(at)
-
-    def last() -> int | None:
-        found = last_record(settings)
-        return found.lsn if found else None
-
-    for ahead, end in ((1, 2), (3, 3)):
-        publisher.begin()
-        publisher.send(*record(ahead))
-        publisher.commit(*record(end))
-        assert last() == end
-    publisher.begin()
-    publisher.send(*record(4))
-    publisher.close()
-    assert last() == 3
