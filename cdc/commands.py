@@ -12,12 +12,25 @@ from cdc.runtime.cli import with_settings
 from cdc.runtime.settings import Settings
 
 
+def _event_ids(_context: click.Context, _option: click.Parameter, texts: tuple[str, ...]) -> tuple[str, ...]:
+    from cdc.contract.position import position_of
+    from cdc.runtime.errors import EnvelopeInvalid
+
+    for text in texts:
+        try:
+            position_of(text)
+        except EnvelopeInvalid:
+            raise click.BadParameter(f"{text} is no event id; the error that stopped capture names it") from None
+    return texts
+
+
 @click.command()
 @with_settings
 @click.option(
     "--skip",
     metavar="EVENT_ID",
     multiple=True,
+    callback=_event_ids,
     help="Leave this change or row out; the error that stopped capture names it. May be repeated.",
 )
 def capture(settings: Settings, skip: tuple[str, ...]) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
+from click.testing import CliRunner
 
+from cdc.commands import capture
 from cdc.runtime.errors import ChangeUndecodable
 from cdc.skip import Skip, unreadable_row
 from tests.support import lines
@@ -44,6 +46,13 @@ def test_the_operator_passes_it_by_its_event_id(bad: bytes) -> None:
     assert stream(*rows, skip="shop:1:0000000000000064:2") == [b'{"id":1}', b'{"id":3}']
     with pytest.raises(ChangeUndecodable):
         stream(*rows, skip="shop:1:0000000000000064:1")
+
+
+@pytest.mark.parametrize("mistyped", ["shop:1:0000000000000064", "shop:1:0000000000000064:x", "shop:1:snapshot", "2"])
+def test_what_is_no_event_id_is_refused_before_anything_is_read(mistyped: str) -> None:
+    result = CliRunner().invoke(capture, ["--skip", "shop:1:0000000000000064:2", "--skip", mistyped])
+    assert result.exit_code == 2
+    assert f"{mistyped} is no event id" in result.output
 
 
 @pytest.mark.parametrize("half", ["", ":d", ":c"])
