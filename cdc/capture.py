@@ -65,6 +65,8 @@ class Stream:
         #: Of the last change that was published: its transaction's end and when that was committed.
         self._published: tuple[int, int] | None = None
         self._oldest_us = 0
+        #: What waits behind a start has waited longest: the first Kafka transaction ends sooner than the others.
+        self._max_age_s = _MANY_AGE_S
 
     def run(self, stop: Stop) -> None:
         """Publish until a stop is requested; then end in order."""
@@ -198,7 +200,7 @@ class Stream:
         began_at, now_s = self._publisher.began_at, time.monotonic()
         if began_at is None:
             return False
-        if self._publisher.is_full or now_s - began_at >= _MAX_AGE_S:
+        if self._publisher.is_full or now_s - began_at >= self._max_age_s:
             return True
         if self._publisher.events > _FEW_EVENTS:
             return idle and now_s - began_at >= _MANY_AGE_S
@@ -216,6 +218,7 @@ class Stream:
             self._resume.state = reached
             self._backfill.committed()
             self._measure()
+            self._max_age_s = _MAX_AGE_S
         self._slot.checkpoint.acknowledge()
 
     def _reached(self) -> PositionRecord:

@@ -155,6 +155,7 @@ def reader_options(kafka: Kafka) -> dict[str, Any]:
         "isolation.level": "read_committed",
         "auto.offset.reset": "error",  # by default it would go to the end, where no position is found
         "enable.partition.eof": True,
+        "fetch.wait.max.ms": 10,  # that it is the end, a broker says when it has waited for more: by default for 0.5 s
         "queued.max.messages.kbytes": 1024,
     }
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -98,8 +99,14 @@ class Publisher:
         Call only while holding the slot, or a standby would fence the healthy reader.
         """
         if not self._holds:
+            self._connect()
             self._in_slices(lambda: self._producer.init_transactions(_SLICE_S))
             self._holds = True
+
+    def _connect(self) -> None:
+        """Connect before anything is asked: where librdkafka 2.16 finds no connection, it looks again after 0.5 s."""
+        with suppress(KafkaException):  # what comes next says why there is none
+            self._producer.list_topics(timeout=_SLICE_S)
 
     def begin(self) -> None:
         """Open a transaction if none is open: its position record has something to say, whether events come or not."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from cdc.contract.position import Position
 from tests.support.lines import row, stream, transaction
 
@@ -34,3 +36,12 @@ def test_a_stop_behind_what_was_sent_ahead_still_commits_it() -> None:
 def test_many_rows_are_not_sent_ahead_of_their_end() -> None:
     told = stream(*transaction(*(row(id_) for id_ in range(1, 100))), None, None).told
     assert [what for what, _ in told[-2:]] == ["publish", "commit"]
+
+
+def test_of_a_backlog_the_first_rows_are_committed_sooner_than_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cdc.capture.time.monotonic", lambda: 0.1)  # that old is every transaction of the fake
+    told = stream(*transaction(*(row(id_) for id_ in range(1, 1000)))).told
+    commits = [place for place, (what, _) in enumerate(told) if what == "commit"]
+    assert len(commits) == 2
+    assert commits[0] < 300
+    assert told[-1] == ("commit", Position(100, 1000))
