@@ -59,6 +59,8 @@ class Publisher:
     `keep_alive` is called between blocking slices, so that a slow broker never costs the slot its connection.
     """
 
+    __deletable__ = ("_producer",)
+
     def __init__(self, kafka: Kafka, transactional_id: str, keep_alive: Callable[[], None]) -> None:
         self._keep_alive = keep_alive
         self._refusal: KafkaError | None = None
@@ -163,13 +165,16 @@ class Publisher:
         self._uncommitted.clear()
 
     def close(self) -> None:
-        """Drop what is not committed; the transaction is aborted where the broker can be asked."""
+        """Drop what is not committed, and the producer; the transaction is aborted where the broker can be asked."""
         if self.began_at is not None:
             try:
                 self._producer.abort_transaction(_SLICE_S)
             except KafkaException as exc:
                 _log.info("abort_failed", error=exc.args[0].name())
         self._producer.purge()
+        # Its callbacks are ours: with threads and buffers it would stay until Python looks for such circles. Its own
+        # close() would wait for a broker that hangs.
+        del self._producer
 
     def _reach(self, topic: str, key: bytes, position: bytes) -> None:
         """Add a position record to the open transaction, unless its last one says the same."""

@@ -1,9 +1,10 @@
-"""The transactional producer on a real broker, when another takes its transactional id."""
+"""The transactional producer on a real broker: when another takes its transactional id, and when it is closed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -55,3 +56,21 @@ def test_a_fence_that_is_noticed_while_records_are_sent_ahead_is_classified_too(
         rival.fence()
         with pytest.raises(BrokerUnavailable, match="FENCED"):
             publisher.send(positions_topic(settings.source.name), b"slot", b"{}")
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_closed_producer_leaves_no_thread_behind_also_when_kafka_hangs(
+    kafka: KafkaServer, settings: Settings, hangs: bool
+) -> None:
+    before = _threads()
+    with closing(Publisher(settings.kafka, settings.transactional_id, lambda: None)) as made:
+        made.fence()
+        made.publish(Event(f"{settings.source.name}.public.users", b"1", b"{}", [], "", "c"))
+        assert _threads() > before
+        if hangs:
+            kafka.pause()
+    assert _threads() == before
+
+
+def _threads() -> int:
+    return len(list(Path("/proc/self/task").iterdir()))
