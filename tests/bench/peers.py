@@ -197,7 +197,7 @@ def fetch() -> None:
 
 
 class PgRecvlogical:
-    """PostgreSQL's own reader of wal2json's lines, which throws them away: nothing can be faster."""
+    """PostgreSQL's own reader of wal2json's lines, which throws them away. It wakes for each one."""
 
     def __init__(self, name: str, database: Database) -> None:
         self.name, self._database = name, database
