@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from cdc.contract.topics import positions_topic
 from cdc.publisher import Publisher
 from cdc.runtime import topics
 from cdc.runtime.errors import BrokerUnavailable
+from cdc.runtime.settings import Settings
 from deploy.local.net import until
 from tests.support.database import Database
 from tests.support.deployment import Deployment
@@ -29,6 +31,14 @@ def record(lsn: int) -> PositionRecord:
     return PositionRecord(
         system_id="1", timeline=1, epoch=1, lsn=lsn, index=1, snapshot=SnapshotState("done"), options="o"
     )
+
+
+@pytest.fixture
+def settings(tmp_path: Path, database: Database, kafka: KafkaServer, name: str) -> Iterator[Settings]:
+    """Give settings whose topics are there."""
+    with Deployment(tmp_path / "d", database, kafka, name) as deployment:
+        positions.ensure_topics(deployment.settings)
+        yield deployment.settings
 
 
 def test_a_committed_record_is_found_at_once_however_many_there_are(
@@ -55,25 +65,21 @@ def test_a_committed_record_is_found_at_once_however_many_there_are(
 
 
 def test_of_the_positions_in_a_transaction_the_last_one_counts_and_none_of_one_that_is_dropped(
-    tmp_path: Path, database: Database, kafka: KafkaServer, name: str
+    settings: Settings, name: str
 ) -> None:
-    with Deployment(tmp_path / "d", database, kafka, name) as deployment:
-        settings = deployment.settings
-        positions.ensure_topics(settings)
+    def told(lsn: int) -> tuple[str, bytes, bytes]:
+        return positions_topic(name), settings.source.slot.encode(), msgspec.json.encode(record(lsn))
 
-        def told(lsn: int) -> tuple[str, bytes, bytes]:
-            return positions_topic(name), settings.source.slot.encode(), msgspec.json.encode(record(lsn))
-
-        with closing(Publisher(settings.kafka, settings.transactional_id, keep_alive=lambda: None)) as publisher:
-            publisher.fence()
-            for ahead, end in ((1, 2), (3, 3)):
-                publisher.begin()
-                publisher.send(*told(ahead))
-                publisher.commit(*told(end))
-                assert positions.last_record(settings) == record(end)
+    with closing(Publisher(settings.kafka, settings.transactional_id, keep_alive=lambda: None)) as publisher:
+        publisher.fence()
+        for ahead, end in ((1, 2), (3, 3)):
             publisher.begin()
-            publisher.send(*told(4))
-        assert positions.last_record(settings) == record(3)
+            publisher.send(*told(ahead))
+            publisher.commit(*told(end))
+            assert positions.last_record(settings) == record(end)
+        publisher.begin()
+        publisher.send(*told(4))
+    assert positions.last_record(settings) == record(3)
 
 
 class Breaking(Proxy):
@@ -101,9 +107,7 @@ def test_a_line_that_breaks_in_mid_question_never_looks_like_a_topic_without_a_p
             positions.last_record(settings)
 
 
-def test_the_last_record_is_found_while_the_reader_writes_on(
-    tmp_path: Path, database: Database, kafka: KafkaServer, name: str
-) -> None:
+def test_the_last_record_is_found_while_the_reader_writes_on(settings: Settings, name: str) -> None:
     ended = threading.Event()
 
     def write() -> None:
@@ -114,33 +118,25 @@ def test_the_last_record_is_found_while_the_reader_writes_on(
                 lsn += 1
                 publisher.commit(topic, key, msgspec.json.encode(record(lsn)))
 
-    with Deployment(tmp_path / "d", database, kafka, name) as deployment:
-        settings = deployment.settings
-        positions.ensure_topics(settings)
-        topic, key = positions_topic(name), settings.source.slot.encode()
-        writer = threading.Thread(target=write)
-        writer.start()
-        until(lambda: positions.last_record(settings), 20, "a record to be there")
-        began_at = time.monotonic()
-        for _ in range(5):
-            assert positions.last_record(settings)
-        took_s = time.monotonic() - began_at
-        ended.set()
-        writer.join()
+    topic, key = positions_topic(name), settings.source.slot.encode()
+    writer = threading.Thread(target=write)
+    writer.start()
+    until(lambda: positions.last_record(settings), 20, "a record to be there")
+    began_at = time.monotonic()
+    for _ in range(5):
+        assert positions.last_record(settings)
+    took_s = time.monotonic() - began_at
+    ended.set()
+    writer.join()
     assert took_s < 10
 
 
-def test_topics_have_the_partitions_that_settings_say(
-    tmp_path: Path, database: Database, kafka: KafkaServer, name: str
-) -> None:
-    with Deployment(tmp_path / "d", database, kafka, name) as deployment:
-        settings = deployment.settings
-        positions.ensure_topics(settings)
-        wanted = topics.wanted(settings)
-        assert {topic.partitions for topic in wanted.values() if "positions" not in topic.name} == {3}
-        with closing(KafkaConsumer(bootstrap_servers=kafka.bootstrap)) as client:
-            for topic in wanted.values():
-                assert len(client.partitions_for_topic(topic.name) or ()) == topic.partitions
+def test_topics_have_the_partitions_that_settings_say(settings: Settings, kafka: KafkaServer) -> None:
+    wanted = topics.wanted(settings)
+    assert {topic.partitions for topic in wanted.values() if "positions" not in topic.name} == {3}
+    with closing(KafkaConsumer(bootstrap_servers=kafka.bootstrap)) as client:
+        for topic in wanted.values():
+            assert len(client.partitions_for_topic(topic.name) or ()) == topic.partitions
 
 
 def test_topics_that_may_not_be_made_are_named(
