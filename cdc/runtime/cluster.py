@@ -15,6 +15,8 @@ from kafka.protocol.init_producer_id import InitProducerIdRequest
 from kafka.protocol.metadata import MetadataRequest
 
 from cdc.runtime import kafka
+from cdc.runtime.errors import BrokerUnavailable
+from cdc.runtime.hints import ASK_AGAIN
 from cdc.runtime.sections import Kafka
 
 _NONE = ACLOperation.UNKNOWN, ACLOperation.ANY
@@ -51,6 +53,8 @@ def look(kafka_settings: Kafka, names: Iterable[str], used: Iterable[tuple[str, 
     """Look at topics, and at the groups and transactional-ids that are used. Raises BrokerUnavailable, AccessDenied."""
     with closing(kafka.admin(kafka_settings)) as client, kafka.errors():
         brokers = client.describe_cluster()["brokers"]
+        if not brokers:
+            raise BrokerUnavailable("Kafka names no broker: its controller has not heard of one lately", hint=ASK_AGAIN)
         seen, hidden = _topics(client, list(names))
         first = ConfigResource(ConfigResourceType.BROKER, str(brokers[0]["node_id"]))
         of_broker = _settings(client, [first])

@@ -6,3 +6,4 @@ OWN_CERTIFICATE = "Check kafka.ssl_certificate_file and ssl_key_file, and that t
 RIGHTS = "Check kafka.sasl_* and the principal's ACLs; `pgherald preflight` lists what it needs"
 FILES = "kafka.ssl_ca_file, ssl_certificate_file and ssl_key_file are PEM files that this process may read"
 TLS_VERSION = "Let the brokers take TLS 1.2 too (ssl.enabled.protocols), or log in with SASL_SSL"
+ASK_AGAIN = "Ask again in a moment; if it stays so, look at the brokers' own log"

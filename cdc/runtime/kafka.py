@@ -12,6 +12,7 @@ from kafka import errors as kafka_errors
 from kafka.admin import NewTopic
 from kafka.cluster import collect_hosts
 from kafka.coordinator.assignors.range import RangePartitionAssignor
+from kafka.protocol.metadata import MetadataRequest
 
 from cdc.runtime import topics
 from cdc.runtime.errors import AccessDenied, BrokerUnavailable, ConfigInvalid, FatalError, ServiceError
@@ -180,13 +181,26 @@ def producer(kafka: Kafka) -> KafkaProducer:
         )
 
 
+def _partitions(client: KafkaAdminClient, names: list[str]) -> list[TopicPartition]:
+    """List topics' partitions; a topic that is not there, or that we may not see, has none.
+
+    By hand: a consumer does not look at an answer that names no broker, and has no partitions then. So brokers answer
+    while they are fenced: while the controller has not heard of them for longer than `broker.session.timeout.ms`.
+    """
+    answer = client.send_request(MetadataRequest[8](names, False, False, False)).to_object()
+    return [
+        TopicPartition(topic["topic"], partition["partition"])
+        for topic in answer["topics"]
+        for partition in topic["partitions"]
+    ]
+
+
 def end_offsets(kafka: Kafka, names: list[str]) -> dict[str, int]:
     """Sum each topic's end offsets over its partitions; a topic that is not there has 0."""
-    with closing(consumer(kafka, None)) as client, errors():
-        partitions = [
-            TopicPartition(topic, number) for topic in names for number in client.partitions_for_topic(topic) or ()
-        ]
-        ends = client.end_offsets(partitions) if partitions else {}
+    with closing(admin(kafka)) as client, errors():
+        partitions = _partitions(client, names)
+    with closing(consumer(kafka, None)) as reader, errors():
+        ends = reader.end_offsets(partitions) if partitions else {}
     return {topic: sum(end for partition, end in ends.items() if partition.topic == topic) for topic in names}
 
 
@@ -206,8 +220,8 @@ def has_unread(kafka: Kafka, group: str, topic: str) -> bool:
     """
     with closing(admin(kafka)) as client, errors():
         committed = client.list_consumer_group_offsets(group)
+        partitions = _partitions(client, [topic])
     with closing(consumer(kafka, None)) as reader, errors():
-        partitions = [TopicPartition(topic, number) for number in reader.partitions_for_topic(topic) or ()]
         begins, ends = reader.beginning_offsets(partitions), reader.end_offsets(partitions)
         reader.assign(partitions)
         for partition in partitions:

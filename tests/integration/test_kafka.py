@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
 from kafka import TopicPartition
+from kafka.admin import NewTopic
 
 from cdc.runtime import kafka as client
+from cdc.runtime.sections import Kafka
 from deploy.local.net import until
+from deploy.local.servers import kafka_answers
+from tests.support import local
 from tests.support.database import Database
 from tests.support.deployment import Deployment
 from tests.support.servers import KafkaServer
 
 RECORDS, SIZE_BYTES = 30, 300_000
+#: The broker's lease ends long before it asks for the next one: it is fenced most of the time, and answers.
+FENCED = {"broker.session.timeout.ms": "100", "broker.heartbeat.interval.ms": "500"}
+
+
+@pytest.fixture
+def fenced() -> Iterator[Kafka]:
+    """Give settings of a broker that has one record in topic `users`, and is fenced at this moment."""
+    with local.kafka() as server:
+        kafka = Kafka(bootstrap_servers=server.bootstrap)
+        with closing(client.admin(kafka)) as admin:
+            admin.create_topics([NewTopic("users", 3, 1)])
+        with closing(client.producer(kafka)) as producer:
+            producer.send("users", b"x").get(10)
+        server.settings.update(FENCED)
+        server.restart()
+        until(lambda: not kafka_answers(server.port), 10, "the broker to be fenced")
+        yield kafka
+
+
+def test_a_fenced_broker_s_topic_is_not_taken_for_one_that_is_not_there(fenced: Kafka) -> None:
+    assert client.end_offsets(fenced, ["users", "others"]) == {"users": 1, "others": 0}
 
 
 def test_a_backlog_of_large_records_is_read_without_losing_the_connection(
