@@ -39,8 +39,8 @@ check: setup ## ruff, mypy, import-linter
 	@build/venv/bin/mypy
 	@build/venv/bin/lint-imports
 
-test: check ## every check and every test, two files at a time, the longest first
-	@$(python) -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/chaos tests/e2e tests/integration tests/contract tests/unit
+test: check ## every check and every test, three files at a time, the longest first
+	@$(python) -m pytest -n 3 --dist loadfile --no-loadscope-reorder tests/chaos tests/e2e tests/integration tests/contract tests/unit
 
 test-unit test-contract test-integration test-e2e: test-%: setup
 	@$(python) -m pytest tests/$*

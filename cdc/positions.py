@@ -56,7 +56,8 @@ class _Admin:
     """An admin client that knows why a broker turned us away: the call that waits only says that it timed out."""
 
     def __init__(self, kafka: Kafka) -> None:
-        refusals: list[KafkaError] = []  # not of self: client and callback would hold each other for ever
+        # Not of self: client and callback would hold each other until Python looks for such circles.
+        refusals: list[KafkaError] = []
 
         def keep(error: KafkaError) -> None:
             if librdkafka.refuses(error):
