@@ -14,8 +14,8 @@ def committed(bootstrap: str, topic: str) -> Iterator[Any]:
     options = {"bootstrap_servers": bootstrap, "isolation_level": "read_committed", "enable_auto_commit": False}
     with closing(KafkaConsumer(**options, receive_message_max_bytes=104_857_600)) as client:
         # To this client a broker is without topics while its controller has not heard of it for a moment.
-        until(lambda: client.partitions_for_topic(topic), 20, f"Kafka to name the partitions of {topic}")
-        partitions = [TopicPartition(topic, number) for number in client.partitions_for_topic(topic)]
+        numbers = until(lambda: client.partitions_for_topic(topic), 20, f"Kafka to name the partitions of {topic}")
+        partitions = [TopicPartition(topic, number) for number in numbers]
         client.assign(partitions)
         client.seek_to_beginning()
         ends = client.end_offsets(partitions)
