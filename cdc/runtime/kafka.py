@@ -182,21 +182,23 @@ def producer(kafka: Kafka) -> KafkaProducer:
 
 
 def _partitions(client: KafkaAdminClient, names: list[str]) -> list[TopicPartition]:
-    """List topics' partitions; a topic that is not there, or that we may not see, has none.
+    """List topics' partitions; a topic that is not there has none.
 
     By hand: a consumer does not look at an answer that names no broker, and has no partitions then. So brokers answer
-    while they are fenced: while the controller has not heard of them for longer than `broker.session.timeout.ms`.
+    while they are fenced: while the controller has not heard of them for longer than `broker.session.timeout.ms`. Nor
+    does it tell a topic that is hidden from us from one that is not there.
     """
-    answer = client.send_request(MetadataRequest[8](names, False, False, False)).to_object()
-    return [
-        TopicPartition(topic["topic"], partition["partition"])
-        for topic in answer["topics"]
-        for partition in topic["partitions"]
-    ]
+    found = []
+    for topic in client.send_request(MetadataRequest[8](names, False, False, False)).to_object()["topics"]:
+        error = kafka_errors.for_code(topic["error_code"])
+        if error not in (kafka_errors.NoError, kafka_errors.UnknownTopicOrPartitionError):
+            raise error({topic["topic"]})
+        found += [TopicPartition(topic["topic"], partition["partition"]) for partition in topic["partitions"]]
+    return found
 
 
 def end_offsets(kafka: Kafka, names: list[str]) -> dict[str, int]:
-    """Sum each topic's end offsets over its partitions; a topic that is not there has 0."""
+    """Sum each topic's end offsets over its partitions; a topic that is not there has 0. Raises AccessDenied."""
     with closing(admin(kafka)) as client, errors():
         partitions = _partitions(client, names)
     with closing(consumer(kafka, None)) as reader, errors():

@@ -15,7 +15,7 @@ import pytest
 
 from cdc import positions
 from cdc.runtime import kafka as client
-from cdc.runtime.errors import BrokerUnavailable
+from cdc.runtime.errors import AccessDenied, BrokerUnavailable
 from deploy.local.net import free_port, until
 from tests.support.database import Database
 from tests.support.deployment import Deployment
@@ -205,6 +205,14 @@ def test_a_consumer_that_may_not_read_one_of_its_topics_ends_with_the_reason(
     assert last.startswith("pgherald: Kafka ")
     assert f"{deployment.name}.public.orders" in last
     assert "ACLs" in last
+
+
+def test_a_topic_that_is_hidden_is_not_taken_for_one_that_is_empty(
+    deployment: Deployment, broker: SecuredKafka, certificates: Certificates
+) -> None:
+    use(deployment, broker.at("SASL_SSL"), "SASL_SSL", certificates.ca_file, log_in("stranger", "PLAIN"))
+    with pytest.raises(AccessDenied, match=re.escape(deployment.topic())):
+        client.end_offsets(deployment.settings.kafka, [deployment.topic()])
 
 
 def test_a_client_of_a_listener_without_login_is_let_in_every_time(
