@@ -35,12 +35,15 @@ _UNREACHABLE = (
     kafka_errors.KafkaTimeoutError,
     kafka_errors.NodeNotReadyError,
     kafka_errors.IncompatibleBrokerVersion,  # so it calls a broker that went away while it logged in
+    kafka_errors.UnsupportedVersionError,  # it takes a broker that is slow to say what it understands for an old one
 )
 
 
 #: What brokers send at most (their socket.request.max.bytes); a fetch is bounded by the one below, save for one record.
 _FRAME_MAX_BYTES = 104_857_600
 _FETCH_MAX_BYTES = 8_388_608
+#: How long a broker may take to say what it understands; kafka-python lets it have 2 s, half of that at first.
+_CONNECT_MS = 5_000
 #: How long a producer tries.
 _ANSWER_MS = 10_000
 
@@ -85,6 +88,7 @@ def client_options(kafka: Kafka) -> dict[str, Any]:
         "bootstrap_servers": kafka.bootstrap_servers.split(","),
         "security_protocol": kafka.security_protocol,
         "client_id": "pgherald",
+        "api_version_auto_timeout_ms": _CONNECT_MS,
         # kafka-python takes frames of 1 MB by default, and asks for fetches of 50: each backlog would cost connections.
         "receive_message_max_bytes": _FRAME_MAX_BYTES,
     }

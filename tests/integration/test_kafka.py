@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from threading import Timer
 
 import pytest
 from confluent_kafka import Producer
@@ -42,6 +43,16 @@ def fenced() -> Iterator[Kafka]:
 
 def test_a_fenced_broker_s_topic_is_not_taken_for_one_that_is_not_there(fenced: Kafka) -> None:
     assert client.end_offsets(fenced, ["users", "others"]) == {"users": 1, "others": 0}
+
+
+def test_a_broker_that_takes_its_time_is_waited_for(kafka: KafkaServer) -> None:
+    kafka.pause()
+    waking = Timer(3, kafka.unpause)  # longer than kafka-python waits by itself
+    waking.start()
+    try:
+        client.consumer(Kafka(bootstrap_servers=kafka.bootstrap), None).close()
+    finally:
+        waking.join()
 
 
 def test_a_backlog_of_large_records_is_read_without_losing_the_connection(
