@@ -1,24 +1,68 @@
 """Reads a topic as an outside auditor does."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import closing
-from typing import Any
+from dataclasses import dataclass
 
-from kafka import KafkaConsumer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from deploy.local.net import until
 
 
-def committed(bootstrap: str, topic: str) -> Iterator[Any]:
-    """Give what a `read_committed` consumer sees, from the beginning to the end at this moment."""
-    options = {"bootstrap_servers": bootstrap, "isolation_level": "read_committed", "enable_auto_commit": False}
-    with closing(KafkaConsumer(**options, receive_message_max_bytes=104_857_600)) as client:
-        # To this client a broker is without topics while its controller has not heard of it for a moment.
-        numbers = until(lambda: client.partitions_for_topic(topic), 20, f"Kafka to name the partitions of {topic}")
-        partitions = [TopicPartition(topic, number) for number in numbers]
-        client.assign(partitions)
-        client.seek_to_beginning()
-        ends = client.end_offsets(partitions)
-        while any(client.position(partition) < ends[partition] for partition in partitions):
-            for records in client.poll(1000).values():
-                yield from records
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A record that a `read_committed` consumer sees."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes]]
+
+
+def committed(bootstrap: str, topic: str) -> Iterator[Committed]:
+    """Give what is committed in a topic, from the beginning until each partition came to an end.
+
+    With librdkafka, which waits for a broker that takes some seconds to answer. Raises TimeoutError where the topic is
+    not there, KafkaException where it can't be read.
+    """
+    options = {
+        "bootstrap.servers": bootstrap,
+        "group.id": "audit",  # asked for by librdkafka; no group is joined, nothing is committed
+        "enable.auto.commit": False,
+        "isolation.level": "read_committed",
+        "enable.partition.eof": True,
+        "fetch.wait.max.ms": 10,
+        "log_level": 0,
+    }
+    with closing(Consumer(options)) as client:
+        unread = until(lambda: _partitions(client, topic), 30, f"the topic {topic}", ignore=(KafkaException,))
+        client.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in unread])
+        while unread:
+            for message in client.consume(1000, timeout=1):
+                error = message.error()
+                if error is None:
+                    yield _record(message)
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    unread.discard(message.partition() or 0)
+                else:
+                    raise KafkaException(error)
+
+
+def _partitions(client: Consumer, topic: str) -> set[int]:
+    there = client.list_topics(timeout=10).topics.get(topic)
+    return set(there.partitions) if there else set()
+
+
+def _record(message: Message) -> Committed:
+    return Committed(
+        message.topic(),  # type: ignore[arg-type]  # their types allow for the None of a message that is an error
+        message.partition(),  # type: ignore[arg-type]
+        message.offset(),  # type: ignore[arg-type]
+        message.key(),
+        message.value(),
+        message.headers() or [],  # type: ignore[arg-type]
+    )

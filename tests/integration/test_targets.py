@@ -125,7 +125,7 @@ def test_commands_come_in_the_order_of_their_key_with_their_identity(
     records = list(committed(settings.kafka.bootstrap_servers, f"{name}.commands"))
     by_key = defaultdict(list)
     for record in records:
-        by_key[record.key].append(json.loads(record.value))
+        by_key[record.key].append(json.loads(record.value or b""))
     assert set(by_key) == {b'{"id": "ada"}', b'{"id": "bob"}', b'{"id": "eve"}'}
     assert all([each["data"]["after"]["n"] for each in commands] == [*range(10)] for commands in by_key.values())
     first = by_key[b'{"id": "ada"}'][0]

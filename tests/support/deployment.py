@@ -15,7 +15,7 @@ from typing import Any
 from cdc.runtime.kafka import end_offsets
 from cdc.runtime.settings import Settings, load
 from deploy.local.net import until
-from deploy.local.topics import committed
+from deploy.local.topics import Committed, committed
 from tests.support import role
 from tests.support.database import Database
 from tests.support.servers import KafkaServer
@@ -230,7 +230,7 @@ class Deployment:
         )
 
 
-def _record(record: Any) -> Record:
+def _record(record: Committed) -> Record:
     return Record(
         record.topic,
         record.partition,

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from kafka import KafkaAdminClient
+from confluent_kafka.admin import AdminClient
 from xdist.workermanage import WorkerController
 
 from cdc import capture
@@ -147,9 +147,7 @@ def endpoint() -> Iterator[Endpoint]:
 
 
 def _delete_topics(kafka: KafkaServer, prefix: str) -> None:
-    admin = KafkaAdminClient(bootstrap_servers=kafka.bootstrap)
-    try:
-        if topics := [topic for topic in admin.list_topics() if topic.startswith(prefix)]:
-            admin.delete_topics(topics)
-    finally:
-        admin.close()
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap, "log_level": 0})
+    if topics := [topic for topic in admin.list_topics(timeout=30).topics if topic.startswith(prefix)]:
+        for deleted in admin.delete_topics(topics).values():
+            deleted.result()
