@@ -25,8 +25,9 @@ T = TypeVar("T")
 
 _ANSWER_S = 10.0
 _SLICE_S = 1.0
-#: What a broker answers of a partition that it does not lead yet: a topic made just now is known before it can be read.
-_NO_LEADER_YET = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
+#: What is said of a partition that nobody leads yet: a topic made just now is known before it can be read, and a broker
+#: that its controller has not heard of for a moment leads nothing. The last one is librdkafka's own word for it.
+_NO_LEADER_YET = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError._NOENT)
 _ASK_AGAIN_S = 0.05
 #: How far from the end the slot's last record is looked for first; transaction markers count too.
 _TAIL_RECORDS = 200
@@ -131,13 +132,16 @@ def _bounds(kafka: Kafka, partition: TopicPartition) -> tuple[int, int]:
         return found
 
     def ask(which: OffsetSpec) -> int:
-        return admin.asked(lambda: _once_led(lambda: offset(which)))
+        return admin.asked(lambda: _once_led(lambda: offset(which), admin.topics))
 
     return ask(OffsetSpec.earliest()), ask(OffsetSpec.latest())  # type: ignore[no-untyped-call]
 
 
-def _once_led(ask: Callable[[], T]) -> T:
-    """Ask again while the partition has no leader, as admin calls of librdkafka do not do by themselves."""
+def _once_led(ask: Callable[[], T], look: Callable[[], object]) -> T:
+    """Ask again while the partition has no leader, as admin calls of librdkafka do not do by themselves.
+
+    Nor do they look again at who leads: what the client knows is what they go by.
+    """
     deadline_s = time.monotonic() + _ANSWER_S
     while True:
         try:
@@ -146,6 +150,7 @@ def _once_led(ask: Callable[[], T]) -> T:
             if exc.args[0].code() not in _NO_LEADER_YET or time.monotonic() > deadline_s:
                 raise
         time.sleep(_ASK_AGAIN_S)
+        look()
 
 
 def reader_options(kafka: Kafka) -> dict[str, Any]:

@@ -10,10 +10,11 @@ from threading import Timer
 import pytest
 from confluent_kafka import Producer
 from kafka import TopicPartition
-from kafka.admin import NewTopic
 
+from cdc import positions
 from cdc.runtime import kafka as client
 from cdc.runtime.sections import Kafka
+from cdc.runtime.settings import Settings
 from deploy.local.net import until
 from deploy.local.servers import kafka_answers
 from tests.support import local
@@ -27,22 +28,26 @@ FENCED = {"broker.session.timeout.ms": "100", "broker.heartbeat.interval.ms": "5
 
 
 @pytest.fixture
-def fenced() -> Iterator[Kafka]:
-    """Give settings of a broker that has one record in topic `users`, and is fenced at this moment."""
+def fenced() -> Iterator[Settings]:
+    """Give settings whose broker has one record of the table `users`, and is fenced at this moment."""
     with local.kafka() as server:
-        kafka = Kafka(bootstrap_servers=server.bootstrap)
-        with closing(client.admin(kafka)) as admin:
-            admin.create_topics([NewTopic("users", 3, 1)])
-        with closing(client.producer(kafka)) as producer:
-            producer.send("users", b"x").get(10)
+        given = {"source": {"name": "t", "dsn": "dbname=none", "tables": [{"name": "users"}]}}
+        settings = Settings.model_validate({**given, "kafka": {"bootstrap_servers": server.bootstrap}})
+        assert client.ensure_topics(settings) == []
+        with closing(client.producer(settings.kafka)) as producer:
+            producer.send("t.public.users", b"x").get(10)
         server.settings.update(FENCED)
         server.restart()
         until(lambda: not kafka_answers(server.port), 10, "the broker to be fenced")
-        yield kafka
+        yield settings
 
 
-def test_a_fenced_broker_s_topic_is_not_taken_for_one_that_is_not_there(fenced: Kafka) -> None:
-    assert client.end_offsets(fenced, ["users", "others"]) == {"users": 1, "others": 0}
+def test_a_fenced_broker_s_topic_is_not_taken_for_one_that_is_not_there(fenced: Settings) -> None:
+    assert client.end_offsets(fenced.kafka, ["t.public.users", "others"]) == {"t.public.users": 1, "others": 0}
+
+
+def test_a_partition_without_a_leader_is_asked_again_how_far_it_reaches(fenced: Settings) -> None:
+    assert positions.last_record(fenced) is None
 
 
 def test_a_broker_that_takes_its_time_is_waited_for(kafka: KafkaServer) -> None:
