@@ -56,7 +56,10 @@ def streamed(settings: Settings, epoch: int, readings: Sequence[Reading], keep_a
 
 
 def _parts(reader: Consumer, since: dict[str, int]) -> list[TopicPartition]:
-    """Find where to begin; what the principal may not read is left out, and its rows come as `r` too."""
+    """Find where to begin; what the principal may not read is left out, and its rows come as `r` too.
+
+    Nothing else is: while one of several brokers is away, only its partitions say so.
+    """
     known = reader.list_topics(timeout=_ANSWER_S).topics
     parts = [
         TopicPartition(topic, number, since_ms)
@@ -64,7 +67,11 @@ def _parts(reader: Consumer, since: dict[str, int]) -> list[TopicPartition]:
         if topic in known
         for number in known[topic].partitions
     ]
-    return [part for part in reader.offsets_for_times(parts, timeout=_ANSWER_S) if part.error is None]
+    found = reader.offsets_for_times(parts, timeout=_ANSWER_S)
+    for part in found:
+        if part.error is not None and part.error.code() != KafkaError.TOPIC_AUTHORIZATION_FAILED:
+            raise librdkafka.classify(part.error)
+    return [part for part in found if part.error is None]
 
 
 def _messages(reader: Consumer, parts: list[TopicPartition], keep_alive: Callable[[], None]) -> Iterator[Message]:
