@@ -24,7 +24,7 @@ class Committed:
 
 
 def committed(bootstrap: str, topic: str) -> Iterator[Committed]:
-    """Give what is committed in a topic, from the beginning until each partition came to an end.
+    """Give what is committed in a topic, from the beginning until each partition came to an end, those mixed.
 
     With librdkafka, which waits for a broker that takes some seconds to answer. Raises TimeoutError where the topic is
     not there, KafkaException where it can't be read.

@@ -201,10 +201,10 @@ class Deployment:
 
     def records(self, table: str = "public.users") -> list[Record]:
         """Read everything that is committed in a table's topic, by partition and offset."""
-        return list(self.stream(table))
+        return sorted(self.stream(table), key=lambda record: (record.partition, record.offset))
 
     def stream(self, table: str) -> Iterator[Record]:
-        """Read a table's topic record by record."""
+        """Read a table's topic record by record; those of one partition come in order."""
         return self.stream_topic(self.topic(table))
 
     def stream_topic(self, topic: str) -> Iterator[Record]:
