@@ -48,7 +48,7 @@ def ensure_topics(settings: Settings) -> list[str]:
         NewTopic(topic.name, topic.partitions, topic.replication_factor, config=topic.configs)
         for topic in (wanted[name] for name in missing)
     ]
-    for created in admin.client.create_topics(new, operation_timeout=_ANSWER_S).values():
+    for created in admin.client.create_topics(new, operation_timeout=_ANSWER_S, request_timeout=_ANSWER_S).values():
         admin.asked(created.result, passes=KafkaError.TOPIC_ALREADY_EXISTS)
     return []
 
@@ -72,7 +72,7 @@ class _Admin:
         deadline_s, told = time.monotonic() + _ANSWER_S, False
         while True:
             try:
-                return self.client.list_topics(timeout=_SLICE_S).topics
+                return self._seen()
             except KafkaException as exc:
                 self.client.poll(0)
                 if self._refusals or time.monotonic() > deadline_s:
@@ -80,6 +80,17 @@ class _Admin:
                 if not told:
                     _log.warning("kafka_unreachable", error=exc.args[0].name())
                 told = True
+                time.sleep(_ASK_AGAIN_S)
+
+    def _seen(self) -> Collection[str]:
+        """Look at the cluster. One that names no broker has fenced them all.
+
+        Whatever else is asked of it then waits for as long as it may: librdkafka does not look again by itself.
+        """
+        seen = self.client.list_topics(timeout=_SLICE_S)
+        if not seen.brokers:
+            raise KafkaException(KafkaError(KafkaError.BROKER_NOT_AVAILABLE))
+        return seen.topics
 
     def asked(self, ask: Callable[[], T], passes: int | None = None) -> T:
         """Ask, and tell a refusal from an answer that may still come."""

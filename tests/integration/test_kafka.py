@@ -13,6 +13,7 @@ from kafka import TopicPartition
 
 from cdc import positions
 from cdc.runtime import kafka as client
+from cdc.runtime.errors import BrokerUnavailable
 from cdc.runtime.sections import Kafka
 from cdc.runtime.settings import Settings
 from deploy.local.net import until
@@ -48,6 +49,13 @@ def test_a_fenced_broker_s_topic_is_not_taken_for_one_that_is_not_there(fenced: 
 
 def test_a_partition_without_a_leader_is_asked_again_how_far_it_reaches(fenced: Settings) -> None:
     assert positions.last_record(fenced) is None
+
+
+def test_topics_are_created_as_soon_as_a_fenced_broker_is_back(fenced: Settings) -> None:
+    other = fenced.model_copy(update={"source": fenced.source.model_copy(update={"name": "u"})})
+    # It may be fenced again in the moment between: the reader begins again then, and so do we.
+    until(lambda: positions.ensure_topics(other) == [], 20, "the topics", ignore=(BrokerUnavailable,))
+    assert client.end_offsets(fenced.kafka, ["u.public.users"]) == {"u.public.users": 0}
 
 
 def test_a_broker_that_takes_its_time_is_waited_for(kafka: KafkaServer) -> None:
