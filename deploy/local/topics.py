@@ -42,7 +42,7 @@ def committed(bootstrap: str, topic: str) -> Iterator[Committed]:
         unread = until(lambda: _partitions(client, topic), 30, f"the topic {topic}", ignore=(KafkaException,))
         client.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in unread])
         while unread:
-            for message in client.consume(1000, timeout=1):
+            for message in client.consume(1000, timeout=0.05):  # it waits for all, also where fewer are left
                 error = message.error()
                 if error is None:
                     yield _record(message)
