@@ -8,10 +8,12 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from xdist.workermanage import WorkerController
 
 from cdc import capture
+from deploy.local.net import until
 from tests.support import database as databases
 from tests.support import engine
 from tests.support.database import Database
@@ -148,6 +150,11 @@ def endpoint() -> Iterator[Endpoint]:
 
 def _delete_topics(kafka: KafkaServer, prefix: str) -> None:
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap, "log_level": 0})
-    if topics := [topic for topic in admin.list_topics(timeout=30).topics if topic.startswith(prefix)]:
-        for deleted in admin.delete_topics(topics).values():
-            deleted.result()
+
+    def deleted() -> bool:
+        if topics := [topic for topic in admin.list_topics(timeout=10).topics if topic.startswith(prefix)]:
+            for done in admin.delete_topics(topics, request_timeout=5).values():
+                done.result()
+        return True
+
+    until(deleted, 60, f"the topics of {prefix} to be deleted", ignore=(KafkaException,))
