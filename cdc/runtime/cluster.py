@@ -12,7 +12,6 @@ from kafka.admin import ACLOperation, ConfigResource, ConfigResourceType
 from kafka.protocol.admin import DescribeGroupsRequest
 from kafka.protocol.find_coordinator import FindCoordinatorRequest
 from kafka.protocol.init_producer_id import InitProducerIdRequest
-from kafka.protocol.metadata import MetadataRequest
 
 from cdc.runtime import kafka
 from cdc.runtime.errors import BrokerUnavailable
@@ -70,11 +69,8 @@ def hidden(kafka_settings: Kafka, names: Iterable[str]) -> frozenset[str]:
 
 
 def _topics(client: KafkaAdminClient, names: list[str]) -> tuple[dict[str, TopicSeen], frozenset[str]]:
-    """Ask by hand: the client's describe_topics() fails for all when one is hidden."""
     seen, hidden = {}, set()
-    answer = client.send_request(MetadataRequest[8](names, False, False, True)).to_object()
-    for topic in answer["topics"]:
-        error = kafka_errors.for_code(topic["error_code"])
+    for error, topic in kafka.described(client, names):
         if error is kafka_errors.TopicAuthorizationFailedError:
             hidden.add(topic["topic"])
         elif error is kafka_errors.NoError:

@@ -185,16 +185,24 @@ def producer(kafka: Kafka) -> KafkaProducer:
         )
 
 
+def described(client: KafkaAdminClient, names: list[str]) -> list[tuple[type[Exception], dict[str, Any]]]:
+    """Ask for topics by their names; give what is said of each and its description, with what we may do to it.
+
+    By hand: the client's describe_topics() fails for all when one is hidden.
+    """
+    answer = client.send_request(MetadataRequest[8](names, False, False, True)).to_object()
+    return [(kafka_errors.for_code(topic["error_code"]), topic) for topic in answer["topics"]]
+
+
 def _partitions(client: KafkaAdminClient, names: list[str]) -> list[TopicPartition]:
     """List topics' partitions; a topic that is not there has none.
 
-    By hand: a consumer does not look at an answer that names no broker, and has no partitions then. So brokers answer
-    while they are fenced: while the controller has not heard of them for longer than `broker.session.timeout.ms`. Nor
-    does it tell a topic that is hidden from us from one that is not there.
+    A consumer does not look at an answer that names no broker, and has no partitions then. So brokers answer while they
+    are fenced: while the controller has not heard of them for longer than `broker.session.timeout.ms`. Nor does it tell
+    a topic that is hidden from us from one that is not there.
     """
     found = []
-    for topic in client.send_request(MetadataRequest[8](names, False, False, False)).to_object()["topics"]:
-        error = kafka_errors.for_code(topic["error_code"])
+    for error, topic in described(client, names):
         if error not in (kafka_errors.NoError, kafka_errors.UnknownTopicOrPartitionError):
             raise error({topic["topic"]})
         found += [TopicPartition(topic["topic"], partition["partition"]) for partition in topic["partitions"]]
