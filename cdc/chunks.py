@@ -136,6 +136,7 @@ class ChunkReader:
         tell afterwards that a chunk's rows are older than what it wrote.
         """
         began_at, told = time.monotonic(), False
+        snapshot.take_id(connection)
         old = self._look(connection).running
         while (left := old & self._look(connection).running) and not self._closed.wait(_LOOK_AGAIN_S):
             if not told and time.monotonic() - began_at > _TELL_AFTER_S:

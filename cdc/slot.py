@@ -45,6 +45,8 @@ _PINNED = {
     "lock_timeout": "0",
     # ... what it forbids them would keep watermarks and commands out of the WAL ...
     "default_transaction_read_only": "off",
+    # ... a watermark would come late: never while a synchronous standby is away, or behind the WAL writer's pause ...
+    "synchronous_commit": "local",
     # ... and row security would leave rows out of it in silence: this makes it an error.
     "row_security": "off",
     "standard_conforming_strings": "on",  # an operator's SQL is checked as this reads it

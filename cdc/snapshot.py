@@ -70,6 +70,16 @@ def visible(cursor: Cursor) -> Seen:
     return Seen.parse(row[0] if row else "0:0:")
 
 
+def take_id(connection: Connection) -> None:
+    """Use up a transaction id: what is `visible` from now on lists every transaction before it that has not ended.
+
+    PostgreSQL lists those before the newest that has ended, and the one that is asked about may be newer. Rolled back,
+    it waits for no standby.
+    """
+    with errors(), closing(connection.cursor()) as cursor:
+        cursor.execute("BEGIN; SELECT pg_current_xact_id(); ROLLBACK")
+
+
 def write_watermark(connection: Connection, nonce: str) -> None:
     """Write the high watermark: in the WAL it stands behind the commit of whatever was visible before."""
     with errors(), closing(connection.cursor()) as cursor:

@@ -110,7 +110,6 @@ def read_one_chunk(deployment: Deployment, command: str) -> None:
             ask(deployment, each)
             deployment.until_caught_up()
     until(lambda: deployment.visible() > before, 30, "the chunk")
-    deployment.until_caught_up()  # or the reader might see what comes next before it sees that it is to pause
 
 
 def change(database: Database, *statements: str) -> None:
