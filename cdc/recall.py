@@ -20,7 +20,8 @@ from cdc.runtime.errors import BrokerUnavailable
 from cdc.runtime.settings import Settings
 from cdc.watermark import Created
 
-_MESSAGES, _SLICE_S, _ANSWER_S = 1000, 1.0, 10.0
+#: `consume` waits so long for all it is asked for, also behind the last one that there is.
+_MESSAGES, _SLICE_S, _ANSWER_S = 1000, 0.05, 10.0
 
 
 class _Op(msgspec.Struct):
