@@ -174,6 +174,7 @@ def reader_options(kafka: Kafka) -> dict[str, Any]:
         "enable.partition.eof": True,
         "fetch.wait.max.ms": 10,  # that it is the end, a broker says when it has waited for more: by default for 0.5 s
         "queued.max.messages.kbytes": 1024,
+        "fetch.queue.backoff.ms": 10,  # how long nothing is fetched when so much waits: by default for 1 s
     }
 
 
