@@ -34,9 +34,14 @@ def look(settings: Settings, seen: Seen, transaction_timeout_s: int) -> Iterator
 
 def _copies(settings: Settings, seen: Seen) -> Iterator[Finding]:
     copies = settings.kafka.replication_factor
-    if seen.brokers < copies:
+    there = max((topic.copies for topic in seen.topics.values()), default=0)
+    if seen.brokers < there:
+        what = f"Kafka names {seen.brokers} brokers, and topics have {there} copies"
+        why = "a broker is away: nothing is lost, but no topic can be made, and with one more away writes may wait"
+        yield Finding("warning", what, why, "start it, or ask again when it is back")
+    elif seen.brokers < copies:
         why = f"kafka.replication_factor is {copies}"
-        yield Finding("fault", f"Kafka has {seen.brokers} brokers", why, "lower it, or start more brokers")
+        yield Finding("fault", f"Kafka has too few brokers: {seen.brokers}", why, "lower it, or start more brokers")
     if copies == 1 and seen.brokers > 1:
         remedy = "set kafka.replication_factor = 3 before the topics are made"
         yield Finding("warning", "topics have one copy only", "a lost disk loses events", remedy)

@@ -46,7 +46,8 @@ def test_a_cluster_that_is_well_has_no_finding() -> None:
 @pytest.mark.parametrize(
     ("given", "severity", "what", "remedy"),
     [
-        ({"brokers": 2}, "fault", "Kafka has 2 brokers", "start more brokers"),
+        ({"brokers": 2}, "warning", "Kafka names 2 brokers", "when it is back"),
+        ({"brokers": 1, "copies": 1, "topic": {"min.insync.replicas": "1"}}, "fault", "few brokers: 1", "start more"),
         ({"replication_factor": 1}, "warning", "one copy only", "kafka.replication_factor = 3"),
         ({"topic": {"min.insync.replicas": "4"}}, "fault", "min.insync.replicas = 4", "min.insync.replicas=2"),
         ({"topic": {"min.insync.replicas": "3"}}, "warning", "min.insync.replicas = 3", "min.insync.replicas=2"),
