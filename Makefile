@@ -61,11 +61,13 @@ bench-capture bench-mail: bench-%: compiled
 bench-capture: ## the reader beside pg_recvlogical and Debezium, on the same rows; ARGS="--scale 0.1 --runs 1" for a look
 bench-mail: ## the mailer beside Flask-Mail and smtplib, at the same relay; ARGS="--mails 1000 --runs 1" for a look
 
-chaos-capture: setup ## random faults against the reader, then an audit; ROUNDS=25, SEED=1 (a seed replays)
-	@$(python) -m tests.chaos.capture --rounds $(or $(ROUNDS),25) --seed $(or $(SEED),1)
+rounds := --rounds $(or $(ROUNDS),25) --seed $(or $(SEED),1) --brokers $(or $(BROKERS),1)
 
-chaos-consumers: setup ## random faults against mailers and callers, then an audit; ROUNDS=25, SEED=1
-	@$(python) -m tests.chaos.deliveries --rounds $(or $(ROUNDS),25) --seed $(or $(SEED),1)
+chaos-capture: setup ## random faults against the reader, then an audit; ROUNDS=25, SEED=1 (a seed replays), BROKERS=1 or 3
+	@$(python) -m tests.chaos.capture $(rounds)
+
+chaos-consumers: setup ## random faults against mailers and callers, then an audit; ROUNDS=25, SEED=1, BROKERS=1 or 3
+	@$(python) -m tests.chaos.deliveries $(rounds)
 
 clean: ## remove build/, after stopping what runs from it
 	@$(MAKE) --no-print-directory down PURGE=1

@@ -179,6 +179,8 @@ class LocalKafka(Daemon):
         self.port = port
         self.controller_port = controller_port
         self.settings = {**BROKER_SETTINGS, **(settings or {})}
+        #: Of the cluster that the first start makes.
+        self.cluster_id = base64.urlsafe_b64encode(secrets.token_hex(8).encode()).decode().rstrip("=")
         self.jvm_options: Sequence[str] = (f"-XX:SharedArchiveFile={programs.class_archive()}", "-Xshare:auto")
 
     @property
@@ -213,9 +215,8 @@ class LocalKafka(Daemon):
 
     def _format(self) -> None:
         """Make the cluster. Without what this writes, it has the features of no real one: transactions of version 0."""
-        cluster_id = base64.urlsafe_b64encode(secrets.token_hex(8).encode()).decode().rstrip("=")
         settings = self.home / "server.properties"
-        command = self._java("kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", settings)
+        command = self._java("kafka.tools.StorageTool", "format", "-t", self.cluster_id, "-c", settings)
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
     def _java(self, main: str, *arguments: str | Path) -> list[str | Path]:

@@ -38,17 +38,17 @@ _STATES = ("streaming", "standing_by", "trying_again")
 
 
 class Readers:
-    """Two readers of one slot, each over a line of its own to PostgreSQL, both over one to Kafka."""
+    """Two readers of one slot, each over a line of its own to PostgreSQL, both over the same ones to Kafka."""
 
     def __init__(self, deployment: Deployment, postgres: PostgresServer, kafka: KafkaServer) -> None:
-        self._deployment, self._postgres, self._kafka = deployment, postgres, kafka
+        self._deployment, self._postgres = deployment, postgres
         self.lines = [Proxy(postgres.port), Proxy(postgres.port)]
-        self.to_kafka = Proxy(kafka.line.far, port=kafka.line.near)
+        self.to_kafka = [Proxy(broker.line.far, port=broker.line.near) for broker in kafka.brokers]
         self.running: list[Running] = []
         self.peak_kb = 0
 
     def __enter__(self) -> Readers:
-        for proxy in (*self.lines, self.to_kafka):
+        for proxy in (*self.lines, *self.to_kafka):
             proxy.start()
         for place in (0, 1):
             self.running.append(self._start(place))
@@ -56,7 +56,7 @@ class Readers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for proxy in (*self.lines, self.to_kafka):
+        for proxy in (*self.lines, *self.to_kafka):
             proxy.stop()
 
     def holder(self) -> int | None:
@@ -96,9 +96,8 @@ class Readers:
 
     def _start(self, place: int) -> Running:
         dsn = self._deployment.database.dsn.replace(f"port={self._postgres.port}", f"port={self.lines[place].port}")
-        return self._deployment.start(
-            "capture", PGHERALD_SOURCE__DSN=dsn, PGHERALD_KAFKA__BOOTSTRAP_SERVERS=f"127.0.0.1:{self._kafka.line.near}"
-        )
+        brokers = ",".join(f"127.0.0.1:{proxy.port}" for proxy in self.to_kafka)
+        return self._deployment.start("capture", PGHERALD_SOURCE__DSN=dsn, PGHERALD_KAFKA__BOOTSTRAP_SERVERS=brokers)
 
 
 class Faults:
@@ -120,14 +119,14 @@ class Faults:
             "its walsender is terminated": Fault(self._terminate_walsender, 2),
             "its walsender is terminated in a large transaction": Fault(self._terminate_in_large),
             "PostgreSQL is restarted": Fault(lambda _: self._postgres.restart()),
-            "PostgreSQL is killed": Fault(partial(servers.kill, self._postgres), 2),
-            "PostgreSQL hangs": Fault(partial(servers.pause, self._postgres)),
-            "the broker is killed": Fault(partial(servers.kill, self._kafka), 2),
-            "the broker is restarted": Fault(lambda _: self._kafka.restart()),
-            "the broker hangs": Fault(partial(servers.pause, self._kafka)),
-            "the broker is away longer than the transaction may last": Fault(self._lose_broker),
+            "PostgreSQL is killed": Fault(partial(servers.kill, [self._postgres]), 2),
+            "PostgreSQL hangs": Fault(partial(servers.pause, [self._postgres])),
+            "a broker is killed": Fault(partial(servers.kill, self._kafka.brokers), 2),
+            "the brokers are restarted": Fault(lambda _: self._kafka.restart()),
+            "a broker hangs": Fault(partial(servers.pause, self._kafka.brokers)),
+            "a broker is away longer than the transaction may last": Fault(self._lose_brokers),
             "the line to PostgreSQL goes silent": Fault(self._silence_postgres),
-            "the line to Kafka goes silent": Fault(self._silence_kafka),
+            "a line to Kafka goes silent": Fault(self._silence_kafka),
         }
 
     def _kill_holder(self, chance: random.Random) -> None:
@@ -178,16 +177,17 @@ class Faults:
         self._write_large(chance)
         self._readers.terminate_walsender()
 
-    def _lose_broker(self, chance: random.Random) -> None:
+    def _lose_brokers(self, chance: random.Random) -> None:
         """Out of reach but alive, or stopped: the transaction's time runs out there with no rival in sight."""
         if chance.random() < 0.5:
-            self._kafka.pause()
-            time.sleep(_PAST_THE_TRANSACTION_S)
-            self._kafka.unpause()
-        else:
-            self._readers.to_kafka.blackhole()
-            time.sleep(_PAST_THE_TRANSACTION_S)
-            self._readers.to_kafka.resume()
+            servers.pause(self._kafka.brokers, chance, _PAST_THE_TRANSACTION_S)
+            return
+        silent = servers.some(self._readers.to_kafka, chance)
+        for line in silent:
+            line.blackhole()
+        time.sleep(_PAST_THE_TRANSACTION_S)
+        for line in silent:
+            line.resume()
 
     def _silence_postgres(self, chance: random.Random) -> None:
         """Let the server notice first: it gives the slot free, and the other reader comes over a good line."""
@@ -200,9 +200,12 @@ class Faults:
         self._heal(self._readers.lines[place], chance)
 
     def _silence_kafka(self, chance: random.Random) -> None:
-        self._readers.to_kafka.blackhole()
+        silent = servers.some(self._readers.to_kafka, chance)
+        for line in silent:
+            line.blackhole()
         time.sleep(chance.uniform(0.5, 3.0))
-        self._heal(self._readers.to_kafka, chance)
+        for line in silent:
+            self._heal(line, chance)
 
     def _heal(self, line: Proxy, chance: random.Random) -> None:
         """Let what was held back pass, or reset the connections."""

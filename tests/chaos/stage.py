@@ -14,6 +14,7 @@ from rich.console import Console
 
 from tests.chaos.rounds import Report
 from tests.support import database as databases
+from tests.support import local
 from tests.support.database import Database
 from tests.support.fixtures import servers
 from tests.support.servers import KafkaServer, PostgresServer
@@ -29,11 +30,11 @@ class Stage(NamedTuple):
 
 
 @contextmanager
-def _stage(folder: Path) -> Iterator[Stage]:
+def _stage(folder: Path, brokers: int) -> Iterator[Stage]:
     shutil.rmtree(folder, ignore_errors=True)
     with (
         servers().postgres() as postgres,
-        servers().kafka() as kafka,
+        servers().kafka() if brokers == 1 else local.cluster(brokers) as kafka,
         databases.fresh(postgres, "chaos") as database,
     ):
         yield Stage(postgres, kafka, database, folder)
@@ -44,11 +45,12 @@ def main(name: str, run: Callable[[Stage, int, int, Console], Report]) -> None:
     arguments = argparse.ArgumentParser(prog=f"python -m tests.chaos.{name}")
     arguments.add_argument("--rounds", type=int, default=25)
     arguments.add_argument("--seed", type=int, default=1)
+    arguments.add_argument("--brokers", type=int, default=1)
     given = arguments.parse_args()
     console = Console(highlight=False, soft_wrap=True)
     folder = Path("build/chaos") / name
-    console.print(f"{given.rounds} rounds, seed {given.seed}, logs in {folder}")
-    with _stage(folder.resolve()) as stage:
+    console.print(f"{given.rounds} rounds, seed {given.seed}, brokers: {given.brokers}, logs in {folder}")
+    with _stage(folder.resolve(), given.brokers) as stage:
         report = run(stage, given.rounds, given.seed, console)
     report.end()
     sys.exit(1 if report.violations else 0)

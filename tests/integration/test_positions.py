@@ -96,7 +96,8 @@ class Breaking(Proxy):
 def test_a_line_that_breaks_in_mid_question_never_looks_like_a_topic_without_a_position(
     tmp_path: Path, database: Database, kafka: KafkaServer, name: str
 ) -> None:
-    line = Breaking(kafka.line.far, port=kafka.line.near)
+    (broker,) = kafka.brokers
+    line = Breaking(broker.line.far, port=broker.line.near)
     with line, Deployment(tmp_path / "d", database, kafka, name, bootstrap=f"{line.host}:{line.port}") as deployment:
         settings = deployment.settings
         positions.ensure_topics(settings)

@@ -148,7 +148,7 @@ class Deployment:
         self.path.write_text(
             f'[source]\nname = "{self.name}"\ndsn = "{dsn}"\nslot = "{self.name}"\n'
             f'{tables}\n[kafka]\nbootstrap_servers = "{self.bootstrap or self.kafka.bootstrap}"\npartitions = 3\n'
-            + self.more
+            f"replication_factor = {len(self.kafka.brokers)}\n{self.more}"
         )
 
     @property

@@ -121,6 +121,7 @@ class DockerKafka(Container):
         settings = {**BROKER_SETTINGS, **listeners(port, 9093, self.line, host="")}
         environment = {"KAFKA_" + key.upper().replace(".", "_"): value for key, value in settings.items()}
         super().__init__("pgherald-kafka", port, port, environment, self.line.far)
+        self.brokers = [self]
 
     def answers(self) -> bool:
         return kafka_answers(self.port)

@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -15,7 +16,7 @@ from tests.support.pooler import PgBouncer
 from tests.support.servers import Line, listeners
 from tests.support.tls import Certificates
 
-Local = TypeVar("Local", bound=Daemon)
+Local = TypeVar("Local", bound="Daemon | Cluster")
 
 
 class LinedKafka(LocalKafka):
@@ -25,6 +26,60 @@ class LinedKafka(LocalKafka):
         port, controller, self.line = free_port(), free_port(), Line(free_port(), free_port())
         settings = listeners(port, controller, self.line, host=self.host)
         super().__init__(home, port, controller, settings=settings)
+        self.brokers = [self]
+
+
+class Cluster:
+    """Several brokers, each with a copy of everything; what is acknowledged, two of them have at least."""
+
+    host = "127.0.0.1"
+
+    def __init__(self, home: Path, number: int) -> None:
+        self.home = home
+        self.brokers = [LinedKafka(home / str(id_)) for id_ in range(1, number + 1)]
+        voters = ",".join(f"{id_}@{self.host}:{each.controller_port}" for id_, each in enumerate(self.brokers, 1))
+        for id_, broker in enumerate(self.brokers, 1):
+            broker.cluster_id = self.brokers[0].cluster_id
+            broker.settings |= {"node.id": str(id_), "controller.quorum.voters": voters, **_copied(number)}
+        self.port = self.brokers[0].port
+
+    @property
+    def bootstrap(self) -> str:
+        return ",".join(broker.bootstrap for broker in self.brokers)
+
+    def start(self) -> None:
+        self._each(LinedKafka.start)  # none answers before most of them are there
+
+    def stop(self) -> None:
+        self._each(LinedKafka.stop)
+
+    def restart(self) -> None:
+        """One after the other, as an upgrade does."""
+        for broker in self.brokers:
+            broker.restart()
+
+    def kill(self) -> None:
+        self._each(LinedKafka.kill)
+
+    def pause(self) -> None:
+        self._each(LinedKafka.pause)
+
+    def unpause(self) -> None:
+        self._each(LinedKafka.unpause)
+
+    def _each(self, act: Callable[[LinedKafka], None]) -> None:
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(act, self.brokers))
+
+
+def _copied(brokers: int) -> dict[str, str]:
+    topics = ("offsets.topic", "transaction.state.log")
+    return {
+        **{f"{topic}.replication.factor": str(brokers) for topic in topics},
+        "min.insync.replicas": "2",
+        "transaction.state.log.min.isr": "2",
+        "replica.lag.time.max.ms": "5000",  # by default a copy that hangs is waited for half a minute
+    }
 
 
 @contextmanager
@@ -88,6 +143,12 @@ def postgres_with_tls(certificates: Certificates, name: str) -> Iterator[LocalPo
 @contextmanager
 def kafka() -> Iterator[LinedKafka]:
     with _started(LinedKafka) as server:
+        yield server
+
+
+@contextmanager
+def cluster(brokers: int) -> Iterator[Cluster]:
+    with _started(lambda home: Cluster(home, brokers)) as server:
         yield server
 
 

@@ -32,6 +32,7 @@ class SecuredKafka(LocalKafka):
         self._certificates, self._users = certificates, users
         super().__init__(home, self.ports["PLAINTEXT"], free_port())
         self.line = Line(self.port, self.port)  # no test cuts this one
+        self.brokers = [self]
 
     def prepare(self) -> None:
         certificate, key = self._certificates.issue(self.home, "broker", "127.0.0.1")

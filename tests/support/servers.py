@@ -1,5 +1,6 @@
 """What a test may do with PostgreSQL and Kafka, the same on containers and on local processes."""
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 
@@ -38,11 +39,18 @@ class Line(NamedTuple):
     far: int
 
 
-class KafkaServer(Server, Protocol):
+class Broker(Server, Protocol):
     line: Line
+
+
+class KafkaServer(Server, Protocol):
+    """A cluster; where it has one broker, it is that broker."""
 
     @property
     def bootstrap(self) -> str: ...
+
+    @property
+    def brokers(self) -> Sequence[Broker]: ...
 
 
 def listeners(client: int, controller: int, line: Line, *, host: str) -> dict[str, str]:
