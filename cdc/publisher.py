@@ -28,6 +28,8 @@ _log = get_logger("publisher")
 TRANSACTION_TIMEOUT_S = 15
 #: One blocking call; between two of them the slot gets its feedback.
 _SLICE_S = 1.0
+#: Brokers that take nothing, as where too few have copies in sync, are no error to librdkafka: it asks again.
+_TELL_AFTER_S: Final = 5.0
 #: What is not sent ahead within this, the commit waits for. confluent-kafka 2.16 waits for 0.2 s and more in steps, and
 #: calls back between them although an error stands: that one is lost then (Producer.c, Producer_flush).
 _AHEAD_S = 0.1
@@ -211,6 +213,7 @@ class Publisher:
 
     def _in_slices(self, call: Callable[[], object]) -> None:
         """Repeat a call that may time out; librdkafka continues the same operation each time."""
+        began_at = time.monotonic()
         while True:
             try:
                 call()
@@ -219,6 +222,8 @@ class Publisher:
                     raise self._classify(exc.args[0]) from exc
                 self._serve(0)  # that a broker turns us away is heard there, never in the call that waits for it
                 self._check()
+                if time.monotonic() - began_at >= _TELL_AFTER_S:
+                    self._tell(exc.args[0])
             else:
                 return
             finally:
@@ -237,7 +242,11 @@ class Publisher:
     def _on_error(self, error: KafkaError) -> None:
         if librdkafka.refuses(error):
             self._refusal = error
-        elif not self._is_away:
+        else:
+            self._tell(error)
+
+    def _tell(self, error: KafkaError) -> None:
+        if not self._is_away:
             self._is_away = True  # said once, until something gets through again
             _log.warning("kafka_unreachable", error=error.name())
 

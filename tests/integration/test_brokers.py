@@ -57,6 +57,27 @@ def test_capture_goes_on_and_starts_while_any_one_broker_is_away(deployment: Dep
     audited(deployment, range(1, rows + 1))
 
 
+@pytest.mark.parametrize("fault", ["kill", "pause"])
+def test_what_too_few_brokers_take_is_told_and_published_once_when_they_are_back(
+    deployment: Deployment, kafka: Cluster, fault: str
+) -> None:
+    reader = deployment.capture()
+    insert(deployment, 1)
+    until_visible(deployment, 1)
+    told = reader.count("kafka_unreachable")
+    for broker in kafka.brokers[1:]:
+        getattr(broker, fault)()
+    insert(deployment, 2)
+    until(lambda: reader.count("kafka_unreachable") > told, 30, "the reader to notice")
+    reader.kill()
+    reader = deployment.start("capture")
+    until(lambda: reader.said("kafka_unreachable"), 30, "a start to notice")
+    kafka.unpause()
+    kafka.start()
+    until(lambda: reader.said("streaming"), 60, "the reader to stream")
+    audited(deployment, range(1, 3))
+
+
 def test_preflight_warns_of_a_broker_that_is_away_and_finds_no_fault(deployment: Deployment, kafka: Cluster) -> None:
     deployment.capture()
     kafka.brokers[2].kill()
