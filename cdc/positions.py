@@ -26,8 +26,18 @@ T = TypeVar("T")
 _ANSWER_S = 10.0
 _SLICE_S = 1.0
 #: What is said of a partition that nobody leads yet: a topic made just now is known before it can be read, and a broker
-#: that its controller has not heard of for a moment leads nothing. The last one is librdkafka's own word for it.
-_NO_LEADER_YET = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError._NOENT)
+#: that its controller has not heard of for a moment leads nothing. Or another one leads it than we know, or does only
+#: so since now and can't say yet. The last one is librdkafka's own word. Java's clients ask again for the same ones.
+_NO_LEADER_YET = (
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.REPLICA_NOT_AVAILABLE,
+    KafkaError.KAFKA_STORAGE_ERROR,
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+    KafkaError.OFFSET_NOT_AVAILABLE,
+    KafkaError._NOENT,
+)
 _ASK_AGAIN_S = 0.05
 #: How far from the end the slot's last record is looked for first; transaction markers count too.
 _TAIL_RECORDS = 200
