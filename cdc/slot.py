@@ -22,7 +22,7 @@ from cdc.relation import Cluster, read_history
 from cdc.runtime import postgres
 from cdc.runtime.errors import AccessDenied, ConnectionLost, RetryableError, ServiceError
 from cdc.runtime.log import get_logger
-from cdc.wal2json import SESSION
+from cdc.session import lift_limits, session_options
 
 _log = get_logger("slot")
 
@@ -34,31 +34,6 @@ _FEEDBACK_EVERY_S = 2.0
 _CONFIRM_EVERY_S = 1.0
 #: Nothing came for so long: over a line that went silent the server has given us up by now, and the slot with us.
 _SILENCE_S = WAL_SENDER_TIMEOUT_S + 5.0
-#: Types and tables of the user are named with their schema, whatever the role's search_path is.
-_PINNED = {
-    **SESSION,
-    "search_path": "pg_catalog",
-    "client_encoding": "UTF8",
-    # What a role or database sets for its web requests would cut a snapshot short ...
-    "statement_timeout": "0",
-    "idle_in_transaction_session_timeout": "0",
-    "lock_timeout": "0",
-    # ... what it forbids them would keep watermarks and commands out of the WAL ...
-    "default_transaction_read_only": "off",
-    # ... a watermark would come late: never while a synchronous standby is away, or behind the WAL writer's pause ...
-    "synchronous_commit": "local",
-    # ... and row security would leave rows out of it in silence: this makes it an error.
-    "row_security": "off",
-    "standard_conforming_strings": "on",  # an operator's SQL is checked as this reads it
-}
-
-
-def session_options(extra: Mapping[str, str] | None = None) -> str:
-    """Write libpq's `options` that pin a session, so that values always come as the same text."""
-    pinned = {**_PINNED, **(extra or {})}
-    return " ".join(f"-c {name}={value}" for name, value in pinned.items())
-
-
 #: Any role may make it, unless that right was taken from PUBLIC, and it leaves nothing.
 CATALOG_CHANGE = "SELECT lo_unlink(lo_create(0))"
 _ADVANCE = "SELECT end_lsn FROM pg_replication_slot_advance(%s, %s)"
@@ -86,6 +61,7 @@ class Slot:
             connection_factory=extras.LogicalReplicationConnection,
             options=session_options({"wal_sender_timeout": f"{WAL_SENDER_TIMEOUT_S}s"}),
         )
+        lift_limits(self._connection)
         self._cursor = cast(extras.ReplicationCursor, self._connection.cursor())
         #: Slots are the whole server's; no two of its processes have one id.
         process = self._connection.info.backend_pid

@@ -29,8 +29,9 @@ from cdc.runtime.fields import TableName
 from cdc.runtime.lifecycle import Stop
 from cdc.runtime.log import get_logger
 from cdc.runtime.settings import Settings
+from cdc.session import lift_limits, session_options
 from cdc.skip import Skip
-from cdc.slot import Slot, session_options
+from cdc.slot import Slot
 from cdc.wal2json import OPTIONS
 
 _log = get_logger("capture")
@@ -63,6 +64,7 @@ def connect(settings: Settings) -> postgres.Connection:
     dsn = settings.source.dsn.get_secret_value()
     opened = postgres.connect(dsn, application_name="pgherald capture", options=session_options())
     opened.autocommit = True
+    lift_limits(opened)
     return opened
 
 

@@ -21,7 +21,7 @@ from cdc.partitions import Partitions
 from cdc.routing import Router
 from cdc.runtime.fields import TableName
 from cdc.runtime.sections import Source, SourceTable
-from cdc.slot import session_options
+from cdc.session import session_options
 from cdc.tables import CapturedTables
 from tests.support.database import fresh
 from tests.support.servers import PostgresServer

@@ -205,6 +205,26 @@ def test_a_role_that_only_reads_by_default_still_asks_for_rows(deployment: Deplo
     assert [record.op for record in deployment.events()] == ["r", "r"]
 
 
+def test_a_role_whose_sessions_may_not_last_keeps_its_reader(deployment: Deployment) -> None:
+    database = deployment.database
+    limits = database.execute(
+        "SELECT name FROM pg_settings WHERE name IN ('idle_session_timeout', 'transaction_timeout')"
+    )
+    for (limit,) in limits:
+        database.execute(f"ALTER ROLE {ROLE} IN DATABASE {deployment.name} SET {limit} = '500ms'")
+    reader = deployment.capture()
+    idle = (
+        "SELECT FROM pg_stat_activity WHERE usename = %s AND datname = %s AND clock_timestamp() - state_change > '1s'"
+    )
+    until(
+        lambda: database.execute(f"SELECT EXISTS ({idle})", (ROLE, deployment.name)) == [(True,)], 20, "an idle session"
+    )
+    database.execute("ALTER TABLE users ADD n int")
+    database.execute("INSERT INTO users VALUES (1)")
+    deployment.until_caught_up()
+    assert reader.count("streaming") == 1
+
+
 def test_a_wal_level_that_is_not_logical_gets_the_statement(deployment: Deployment) -> None:
     with local.postgres({"wal_level": "replica", "max_wal_senders": "2"}) as server:
         Database("postgres", server).execute("CREATE TABLE users (id bigint PRIMARY KEY)")

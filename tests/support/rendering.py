@@ -17,8 +17,8 @@ from cdc import catalog, rows, snapshot, wal2json
 from cdc.rows import TablePlan
 from cdc.runtime.fields import TableName, quoted
 from cdc.runtime.sections import Source, SourceTable
+from cdc.session import session_options
 from cdc.skip import Skip
-from cdc.slot import session_options
 from tests.support.database import Database
 
 Row = dict[str, Any]
