@@ -9,7 +9,6 @@ committed, once and in order, or when a position went back.
 from __future__ import annotations
 
 import random
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -155,19 +154,19 @@ class Faults:
     def _stop_and_wake(self, chance: random.Random) -> None:
         """As if every timeout had passed: the server has given the slot free, and the stopped one does not know."""
         stopped, other = self._readers.both()
-        self._readers.running[stopped].signal(signal.SIGSTOP)
+        self._readers.running[stopped].pause()
         self._readers.lines[stopped].abandon()
         self._readers.until_it_says(other, "streaming")
         time.sleep(chance.uniform(0, 1.0))
         self._readers.lines[stopped].resume()
-        self._readers.running[stopped].signal(signal.SIGCONT)
+        self._readers.running[stopped].wake()
         self._readers.until_it_says(stopped, "standing_by")
 
     def _stop_shortly(self, chance: random.Random) -> None:
         place, _ = self._readers.both()
-        self._readers.running[place].signal(signal.SIGSTOP)
+        self._readers.running[place].pause()
         time.sleep(chance.uniform(0.2, 2.0))
-        self._readers.running[place].signal(signal.SIGCONT)
+        self._readers.running[place].wake()
 
     def _terminate_walsender(self, chance: random.Random) -> None:
         time.sleep(chance.uniform(0, 0.5))

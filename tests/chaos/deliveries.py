@@ -9,7 +9,6 @@ more is in doubt than the relay saw left open, or when an order was broken.
 from __future__ import annotations
 
 import random
-import signal
 import time
 from contextlib import suppress
 from functools import partial
@@ -78,7 +77,7 @@ class Processes:
     def dismiss(self, team: list[Running], chance: random.Random) -> None:
         """Let one end in order."""
         one = team.pop(chance.randrange(len(team)))
-        one.signal(signal.SIGCONT)
+        one.wake()
         _until_started(one)
         self.exit_codes.append(one.stop(40))
 
@@ -86,7 +85,7 @@ class Processes:
         """Stop one for longer than its lease, while the rounds go on."""
         one = chance.choice(team)
         self.cut_off_at.append(time.time())
-        one.signal(signal.SIGSTOP)
+        one.pause()
         self._stopped.append((time.monotonic() + _PAST_THE_LEASE_S, one))
 
     def wake(self, *, all_of_them: bool = False) -> None:
@@ -94,13 +93,13 @@ class Processes:
         for each in due:
             self._stopped.remove(each)
             if each[1].running:
-                each[1].signal(signal.SIGCONT)
+                each[1].wake()
 
     def end(self) -> None:
         """Stop everyone in order."""
         _until_started(*self.mailers, *self.callers)
         for process in (*self.mailers, *self.callers, self.reader):
-            process.signal(signal.SIGTERM)
+            process.terminate()
         self.exit_codes += [process.exit_code(40) for process in (*self.mailers, *self.callers, self.reader)]
 
     def _start(self, command: str) -> Running:

@@ -242,10 +242,10 @@ def test_a_second_reader_waits_and_takes_over(deployment: Deployment) -> None:
 def test_a_reader_stopped_by_sigstop_past_its_timeouts_wakes_without_harm(deployment: Deployment) -> None:
     first = deployment.capture()
     writer = Writers(deployment.database, 1)
-    first.signal(signal.SIGSTOP)
+    first.pause()
     second = deployment.start("capture")
     until(lambda: second.said("streaming"), 60, "the standby to take over from the stopped one")
-    first.signal(signal.SIGCONT)
+    first.wake()
     until(lambda: first.said("standing_by"), 30, "the woken one to stand by")
     writer.finish()
     audited(deployment)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -98,7 +97,7 @@ def with_score(event: tuple[str, str | None, Any], score: str) -> tuple[str, str
 def test_a_row_is_told_as_its_table_was_at_its_moment(deployment: Deployment, when: str) -> None:
     reader = deployment.capture()
     if when == "read in the end":
-        reader.signal(signal.SIGSTOP)
+        reader.pause()
     elif when != "read at once":
         assert reader.stop() == 0
     with closing(deployment.database.connect()) as session, session.cursor() as cursor:
@@ -107,7 +106,7 @@ def test_a_row_is_told_as_its_table_was_at_its_moment(deployment: Deployment, wh
             if when == "read at once":
                 deployment.until_caught_up()
     if when == "read in the end":
-        reader.signal(signal.SIGCONT)
+        reader.wake()
     elif when != "read at once":
         deployment.capture()
     deployment.until_caught_up()
@@ -235,7 +234,7 @@ def test_what_an_update_leaves_out_does_not_vanish_when_the_table_changed_right_
     reader = deployment.capture()
     execute("UPDATE users SET n = 1")
     deployment.until_caught_up()
-    reader.signal(signal.SIGSTOP)
+    reader.pause()
     execute("UPDATE users SET n = 2")
     execute("ALTER TABLE users RENAME body TO text")
     execute("UPDATE users SET n = 3")
@@ -243,7 +242,7 @@ def test_what_an_update_leaves_out_does_not_vanish_when_the_table_changed_right_
     execute("UPDATE users SET n = 4")
     execute("ALTER TABLE users ALTER text SET STORAGE PLAIN")
     execute("UPDATE users SET n = 5")
-    reader.signal(signal.SIGCONT)
+    reader.wake()
     deployment.until_caught_up()
     rows = [row for _, _, row in told(deployment)[1:]]
     same = {"id": 1, "score": None, "mood": None}

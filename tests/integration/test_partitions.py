@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -122,7 +121,7 @@ def test_rows_of_a_part_that_was_attached_written_and_renamed_unseen_are_still_t
 ) -> None:
     reader = deployment.capture()
     if reader_is == "behind":
-        reader.signal(signal.SIGSTOP)
+        reader.pause()
     else:
         assert reader.stop() == 0
     execute = deployment.database.execute
@@ -134,7 +133,7 @@ def test_rows_of_a_part_that_was_attached_written_and_renamed_unseen_are_still_t
     execute("INSERT INTO gone VALUES (3, now(), 'not ours')")
     execute("DROP TABLE gone")
     if reader_is == "behind":
-        reader.signal(signal.SIGCONT)
+        reader.wake()
     else:
         deployment.capture()
     assert told(deployment) == [("c", "first name"), ("c", "second name")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -66,13 +65,13 @@ def test_a_mailer_paused_in_a_ledger_transaction_holds_nobody_up_and_sends_nothi
             cursor.execute("SELECT FROM pgherald.delivery FOR UPDATE")
             relay.release()
             until(lambda: database.execute(WAITING), 5, "the mailer to ask for permission", every_s=0.01)
-            mailer.signal(signal.SIGSTOP)
+            mailer.pause()
         leased = until(lambda: ledger.expired(RULES), 15, "the lease to run out")[0]
         taken = Mark(leased, Dead({"class": "Test", "code": None, "reason": "taken back"}), leased.leased_by, True)
         began_at = time.monotonic()
         assert ledger.mark([taken]) == {leased.id}
         assert time.monotonic() - began_at < 5
-        mailer.signal(signal.SIGCONT)
+        mailer.wake()
         until(lambda: mailer.said("delivery_taken_over"), 10, "the mailer to see that it is late")
     assert states(database) == {1: "dead"}
     assert relay.accepted == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -207,14 +206,14 @@ def test_a_slot_in_danger_is_told_then_its_loss(tmp_path: Path, kafka: KafkaServ
     sizes = {"max_slot_wal_keep_size": "32MB", "min_wal_size": "32MB", "max_wal_size": "32MB"}
     with alone(tmp_path, kafka, name, sizes) as (_, deployment):
         reader = deployment.capture()
-        reader.signal(signal.SIGSTOP)
+        reader.pause()
         _switch(deployment.database, 2)
         second = deployment.start("capture")  # a standby warns too: the first one is beyond saying anything
         until(lambda: second.said("slot_in_danger"), 20, "the warning")
         assert "start `pgherald capture`" in second.log.read_text()
         second.stop()
         _switch(deployment.database, 6)
-        reader.signal(signal.SIGCONT)
+        reader.wake()
         assert reader.exit_code() == 70
         said = reader.log.read_text().splitlines()[-1]
         assert "is invalidated" in said
