@@ -6,6 +6,7 @@ Read-only, by the event's key, and only the columns that the event has: what sta
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ import msgspec
 
 from cdc.contract.envelope import UNAVAILABLE, Envelope, Row
 from cdc.runtime import postgres
-from cdc.runtime.errors import DependencyDown, EnvelopeInvalid, ServiceError
+from cdc.runtime.errors import DependencyDown, EnvelopeInvalid, RetryableError, ServiceError
 from cdc.runtime.fields import TableName, quoted
 from cdc.runtime.settings import Settings
 from consumers.delivery import Delivery
@@ -24,20 +25,33 @@ _OPTIONS = "-c default_transaction_read_only=on -c row_security=off -c statement
 #: How a key's text becomes a value where PostgreSQL would not read what the envelope writes.
 _FROM_KEY = {"bytea": "decode({}, 'base64')", "date": "rtrim({}, 'Z')::date"}
 _TYPES = "SELECT attname, atttypid::regtype::text FROM pg_catalog.pg_attribute WHERE attrelid = %s::regclass"
-#: Numbers with a point and JSON are text in the envelope.
+#: Numbers with a point and JSON are text in the envelope. The other column tells whether the statement sees the event's
+#: transaction, whose id has come without its epoch: of the ids below the next one, it is the newest that ends so.
 _READ = """
-    SELECT coalesce(jsonb_object_agg(field.key, CASE
-        WHEN types.name = 'numeric' AND jsonb_typeof(field.value) = 'number' THEN to_jsonb(field.value #>> '{{}}')
-        WHEN types.name IN ('json', 'jsonb') AND field.value <> 'null' THEN to_jsonb(field.value::text)
-        ELSE field.value
-    END), '{{}}')::text
-    FROM {table} AS found
-    CROSS JOIN LATERAL jsonb_each(to_jsonb(found)) AS field
-    JOIN (SELECT attname, atttypid::regtype::text FROM pg_catalog.pg_attribute WHERE attrelid = %(table)s::regclass)
-        AS types (attribute, name) ON attribute = field.key
-    WHERE {condition} AND field.key = ANY (%(columns)s)
-    HAVING count(*) > 0
+    SELECT (
+        SELECT coalesce(jsonb_object_agg(field.key, CASE
+            WHEN types.name = 'numeric' AND jsonb_typeof(field.value) = 'number' THEN to_jsonb(field.value #>> '{{}}')
+            WHEN types.name IN ('json', 'jsonb') AND field.value <> 'null' THEN to_jsonb(field.value::text)
+            ELSE field.value
+        END), '{{}}')::text
+        FROM {table} AS found
+        CROSS JOIN LATERAL jsonb_each(to_jsonb(found)) AS field
+        JOIN (SELECT attname, atttypid::regtype::text FROM pg_catalog.pg_attribute WHERE attrelid = %(table)s::regclass)
+            AS types (attribute, name) ON attribute = field.key
+        WHERE {condition} AND field.key = ANY (%(columns)s)
+        HAVING count(*) > 0
+    ), %(xid)s IS NULL OR (
+        SELECT before < 2147483648 AND pg_visible_in_snapshot((next - before)::text::xid8, seen)
+        FROM pg_current_snapshot() AS seen
+        CROSS JOIN LATERAL (SELECT pg_snapshot_xmax(seen)::text::bigint AS next) AS newest
+        CROSS JOIN LATERAL (SELECT (next - %(xid)s) & 4294967295 AS before) AS behind
+    )
 """
+#: The WAL, and so Kafka, tells of a commit before other sessions see it: it may wait for a synchronous standby. An old
+#: event waits for none: its id may be another database's, or have come round.
+_SOON_S, _AT_MOST_S = 0.5, 3600.0
+_ASK_AGAIN_S = 0.02
+_STANDBY = "Its commit waits for a synchronous standby: SELECT * FROM pg_stat_replication"
 #: A class of SQLSTATEs, and one: what is no value of the type, no row has; no such column.
 _NO_VALUE, _NO_COLUMN = "22", "42703"
 _key = msgspec.json.Decoder(dict[str, Any])
@@ -57,16 +71,14 @@ class FreshRows:
     def read(self, delivery: Delivery) -> Row | None:
         """Give the row, or None when it is gone.
 
-        Raises DependencyDown when the database can't tell: everyone waits, nobody's attempt is spent. Raises
-        EnvelopeInvalid when the event has no key to ask by.
+        Raises DependencyDown when the database can't tell, or not yet: everyone waits, nobody's attempt is spent.
+        Raises EnvelopeInvalid when the event has no key to ask by.
         """
         if delivery.key is None:
             raise EnvelopeInvalid("the event has no key", hint="`still` needs a table with a primary key")
         table = self._rules[delivery.rule]
-        columns = sorted(_columns(delivery.envelope) - self._altered[table])
         try:
-            with self._lock:
-                return self._read(table, _decode(delivery.key), columns)
+            return self._read(table, _decode(delivery.key), delivery.envelope)
         except ServiceError as exc:
             if str(exc.fields.get("sqlstate", "")).startswith(_NO_VALUE):
                 return None
@@ -78,16 +90,34 @@ class FreshRows:
             if self._connection is not None:
                 self._connection.close()
 
-    def _read(self, table: TableName, key: Mapping[str, Any], columns: list[str]) -> Row | None:
+    def _read(self, table: TableName, key: Mapping[str, Any], event: Envelope) -> Row | None:
+        """Read it as it was left by the event's transaction, or by a later one."""
+        values = {
+            "table": table.sql(),
+            "columns": sorted(_columns(event) - self._altered[table]),
+            "xid": _awaited(event),
+            **{f"key_{number}": value for number, value in enumerate(key.values())},
+        }
+        until = time.monotonic() + _SOON_S
+        while True:
+            with self._lock:
+                row, visible = self._ask(table, key, values)
+            if visible:
+                return msgspec.json.decode(row, type=Row) if row else None
+            if time.monotonic() > until:
+                raise RetryableError("the event's transaction is not visible yet", hint=_STANDBY)
+            time.sleep(_ASK_AGAIN_S)
+
+    def _ask(self, table: TableName, key: Mapping[str, Any], values: Mapping[str, object]) -> tuple[str | None, bool]:
         with postgres.errors(), self._open().cursor() as cursor:
             if table not in self._types:
                 cursor.execute(_TYPES, (table.sql(),))
                 self._types[table] = dict(cursor.fetchall())
-            values = {f"key_{number}": value for number, value in enumerate(key.values())}
-            query = _READ.format(table=_literal(table.sql()), condition=_condition(key, self._types[table]))
-            cursor.execute(query, {"table": table.sql(), "columns": columns, **values})
-            found = cursor.fetchone()
-        return msgspec.json.decode(found[0], type=Row) if found else None
+            cursor.execute(
+                _READ.format(table=_literal(table.sql()), condition=_condition(key, self._types[table])), values
+            )
+            row, visible = cursor.fetchone() or (None, False)
+        return row, visible
 
     def _open(self) -> postgres.Connection:
         if self._connection is None or self._connection.closed:
@@ -95,6 +125,12 @@ class FreshRows:
             self._connection = postgres.connect(dsn, application_name="pgherald still", options=_OPTIONS)
             self._connection.autocommit = True
         return self._connection
+
+
+def _awaited(event: Envelope) -> int | None:
+    """Give the transaction that must be visible; a row of a snapshot was, and names one that may not have begun."""
+    is_new = time.time() - event.source.ts_ms / 1000 < _AT_MOST_S
+    return event.source.txId if is_new and event.op != "r" else None
 
 
 def _columns(envelope: Envelope) -> set[str]:

@@ -1,14 +1,16 @@
 """Rows read again from a real PostgreSQL, just before an effect."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from typing import Any
 
+import psycopg2
 import pytest
 
-from cdc.contract.envelope import Envelope, Row, Source
+from cdc.contract.envelope import Envelope, Op, Row, Source
 from cdc.runtime.errors import DependencyDown, EnvelopeInvalid
 from cdc.runtime.settings import Settings
 from consumers.delivery import Delivery
@@ -47,9 +49,10 @@ def fresh(database: Database) -> Iterator[Open]:
         yield one
 
 
-def delivery(key: Any, after: Row | None = None) -> Delivery:
+def delivery(key: Any, after: Row | None = None, *, xid: int | None = None, ts_ms: int = 1, op: Op = "c") -> Delivery:
     text = key if isinstance(key, str) else None if key is None else json.dumps(key)
-    change = Envelope("c", Source("t", 1, "public", "users"), None, after or {"id": 1, "email": "", "verified": False})
+    source = Source("t", ts_ms, "public", "users", txId=xid)
+    change = Envelope(op, source, None, after or {"id": 1, "email": "", "verified": False})
     return Delivery(1, "mail", "t:1:1:1", "verify", "verify", "mail:verify", text, 1, 0, NOW, NOW, change)
 
 
@@ -84,6 +87,31 @@ def test_keys_of_every_usual_type_find_their_row(
     database.execute(f'CREATE TABLE users ("the key%" {type_name} PRIMARY KEY, id int, email text, verified bool)')
     database.execute(f"INSERT INTO users VALUES ({value}, 7, 'e', true)")  # noqa: S608
     assert fresh().read(delivery({"the key%": key})) == {"id": 7, "email": "e", "verified": True}
+
+
+def test_an_event_whose_transaction_no_session_sees_yet_is_of_no_user_who_is_gone(
+    database: Database, fresh: Open
+) -> None:
+    database.execute("CREATE TABLE users (id int PRIMARY KEY, email text, verified bool)")
+    rows, now_ms = fresh(), time.time_ns() // 1_000_000
+    with closing(psycopg2.connect(database.dsn)) as session, session.cursor() as cursor:
+        cursor.execute("INSERT INTO users VALUES (1, 'ada@example.org', false)")
+        cursor.execute("SELECT pg_current_xact_id()::text::bigint & 4294967295")
+        ((xid,),) = cursor.fetchall()
+        about = delivery({"id": 1}, xid=xid, ts_ms=now_ms)
+        for _ in ("the newest of all", "with a newer one behind it"):
+            with pytest.raises(DependencyDown, match="not visible yet"):
+                rows.read(about)
+            database.execute("SELECT pg_current_xact_id()")
+        session.commit()
+    assert rows.read(about) == {"id": 1, "email": "ada@example.org", "verified": False}
+
+
+def test_an_old_event_or_a_snapshots_is_waited_for_by_nobody(database: Database, fresh: Open) -> None:
+    database.execute("CREATE TABLE users (id int PRIMARY KEY)")
+    rows, now_ms = fresh(), time.time_ns() // 1_000_000
+    assert rows.read(delivery({"id": 1}, xid=2**31)) is None
+    assert rows.read(delivery({"id": 1}, xid=2**31, ts_ms=now_ms, op="r")) is None
 
 
 def test_a_key_of_several_columns_and_a_quoted_table(database: Database, fresh: Open) -> None:
