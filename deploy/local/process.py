@@ -15,6 +15,12 @@ class ServerFailed(RuntimeError):
     """A server ended, or did not answer; the text says where its log is and how it ends."""
 
 
+def stat_fields(path: Path) -> list[str]:
+    """Read what /proc says of a process or a thread, from its state on. Raises OSError when it is gone."""
+    # the name in brackets may hold blanks: what follows the last bracket has none
+    return path.read_text().rpartition(")")[2].split()
+
+
 @dataclass(frozen=True)
 class Process:
     """A process of this machine; its start time tells it from a later one that got the same pid."""
@@ -26,8 +32,7 @@ class Process:
     def of(cls, pid: int) -> "Process | None":
         """None when there is none, or only a zombie is left of it."""
         try:
-            # the name in brackets may hold blanks: what follows the last bracket has none
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            fields = stat_fields(Path(f"/proc/{pid}/stat"))
         except OSError:
             return None
         return None if fields[0] in "ZX" else cls(pid, fields[19])

@@ -25,6 +25,7 @@ from consumers.ledger import Ledger
 from consumers.migrations import migrate
 from consumers.operations import Filter, Operations
 from consumers.outcome import Sent
+from deploy.local.process import stat_fields
 from deploy.local.servers import LocalPostgres
 from tests.support import local
 from tests.support.database import Database, fresh
@@ -73,7 +74,7 @@ class Cpu:
 
 def _ticks_of(pid: int) -> int:
     with suppress(OSError):  # ended meanwhile
-        return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+        return sum(map(int, stat_fields(Path(f"/proc/{pid}/stat"))[11:13]))
     return 0
 
 

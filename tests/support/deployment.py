@@ -15,6 +15,7 @@ from typing import Any
 from cdc.runtime.kafka import end_offsets
 from cdc.runtime.settings import Settings, load
 from deploy.local.net import until
+from deploy.local.process import stat_fields
 from deploy.local.topics import Committed, committed
 from tests.support import role
 from tests.support.database import Database
@@ -110,9 +111,7 @@ class Running:
         self._process.terminate()
 
     def _is_stopped(self) -> bool:
-        # the name in brackets may hold blanks: what follows the last bracket has none
-        stats = (path.read_text() for path in Path(f"/proc/{self.pid}/task").glob("*/stat"))
-        return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
+        return all(stat_fields(path)[0] == "T" for path in Path(f"/proc/{self.pid}/task").glob("*/stat"))
 
     def stop(self, timeout_s: float = 20) -> int:
         """SIGTERM, and its exit code."""
