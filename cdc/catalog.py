@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import Any, NamedTuple
 
-from cdc.relation import Column, Identity, Relation, Seen, base_type
+from cdc.contract.xid import Seen
+from cdc.relation import Column, Identity, Relation, base_type
 from cdc.runtime.errors import RetryableError
 from cdc.runtime.fields import TableName
 from cdc.runtime.postgres import Connection, errors

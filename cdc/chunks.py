@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from cdc import snapshot
 from cdc.contract.position import Reading
+from cdc.contract.xid import Seen
 from cdc.history import OldRow
-from cdc.relation import Seen
 from cdc.rows import TablePlan
 from cdc.runtime import postgres
 from cdc.runtime.errors import PermanentError, ServiceError

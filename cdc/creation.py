@@ -10,8 +10,9 @@ import msgspec
 from cdc import positions, resume, snapshot
 from cdc.contract.lsn import format_lsn
 from cdc.contract.topics import positions_topic
+from cdc.contract.xid import Seen
 from cdc.publisher import Publisher
-from cdc.relation import Cluster, Seen
+from cdc.relation import Cluster
 from cdc.runtime.lifecycle import Stop, Stopped
 from cdc.runtime.log import get_logger
 from cdc.runtime.postgres import Connection

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from cdc.catalog import Altered, Catalog
 from cdc.contract.position import Part
-from cdc.relation import NOTHING_SEEN, Seen, is_before
+from cdc.contract.xid import NOTHING_SEEN, Seen, is_before
 from cdc.runtime.fields import TableName
 from cdc.runtime.log import get_logger
 

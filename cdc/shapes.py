@@ -10,7 +10,8 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from cdc import wal2json
-from cdc.relation import Column, Relation, base_type, is_before, may_be_wide
+from cdc.contract.xid import is_before
+from cdc.relation import Column, Relation, base_type, may_be_wide
 from cdc.wal2json import Delete, Insert, RowChange, Update
 
 

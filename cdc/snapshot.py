@@ -12,10 +12,10 @@ import psycopg2
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
 from cdc.command import watermark
+from cdc.contract.xid import Seen
 from cdc.copied import Blocks, CopiedRows
 from cdc.history import OldRow
 from cdc.privacy import Treatment, treatment
-from cdc.relation import Seen
 from cdc.routing import OWN_PREFIX
 from cdc.rows import TablePlan
 from cdc.runtime.errors import ChangeUndecodable, ConfigInvalid, ConnectionLost, PermanentError

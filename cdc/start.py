@@ -14,12 +14,13 @@ from cdc.backfill import Backfill
 from cdc.chunks import ChunkReader
 from cdc.contract.position import Part, PositionRecord, Reading
 from cdc.contract.topics import positions_topic
+from cdc.contract.xid import Seen
 from cdc.history import Origin
 from cdc.initial import Initial
 from cdc.moved import Streamed
 from cdc.partitions import Partitions
 from cdc.publisher import Publisher
-from cdc.relation import Cluster, Seen
+from cdc.relation import Cluster
 from cdc.resume import Resume
 from cdc.routing import Router
 from cdc.rows import TablePlan, plan

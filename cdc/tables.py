@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cdc.catalog import Catalog, Place
+from cdc.contract.xid import NOTHING_SEEN, Seen, is_before
 from cdc.cutting import table_of
 from cdc.partitions import Partitions
-from cdc.relation import NOTHING_SEEN, Relation, Seen, is_before
+from cdc.relation import Relation
 from cdc.rows import TablePlan, plan
 from cdc.runtime import metrics
 from cdc.runtime.errors import ChangeUndecodable, ConfigInvalid, LineDoubtful, RecordsLost

@@ -14,7 +14,7 @@ import msgspec
 
 from cdc.contract.envelope import HEADER_OLD_KEY, UNAVAILABLE
 from cdc.contract.event import Event
-from cdc.relation import Seen
+from cdc.contract.xid import Seen
 
 #: A row that the stream changed: its topic and key; no key: every row of the topic (a truncate).
 _Place = tuple[str, bytes | None]

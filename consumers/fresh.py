@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from cdc.contract.envelope import UNAVAILABLE, Envelope, Row
+from cdc.contract.xid import Seen
 from cdc.runtime import postgres
 from cdc.runtime.errors import DependencyDown, EnvelopeInvalid, RetryableError, ServiceError
 from cdc.runtime.fields import TableName, quoted
@@ -25,8 +26,7 @@ _OPTIONS = "-c default_transaction_read_only=on -c row_security=off -c statement
 #: How a key's text becomes a value where PostgreSQL would not read what the envelope writes.
 _FROM_KEY = {"bytea": "decode({}, 'base64')", "date": "rtrim({}, 'Z')::date"}
 _TYPES = "SELECT attname, atttypid::regtype::text FROM pg_catalog.pg_attribute WHERE attrelid = %s::regclass"
-#: Numbers with a point and JSON are text in the envelope. The other column tells whether the statement sees the event's
-#: transaction, whose id has come without its epoch: of the ids below the next one, it is the newest that ends so.
+#: Numbers with a point and JSON are text in the envelope. The other column tells which transactions the statement sees.
 _READ = """
     SELECT (
         SELECT coalesce(jsonb_object_agg(field.key, CASE
@@ -40,12 +40,7 @@ _READ = """
             AS types (attribute, name) ON attribute = field.key
         WHERE {condition} AND field.key = ANY (%(columns)s)
         HAVING count(*) > 0
-    ), %(xid)s IS NULL OR (
-        SELECT before < 2147483648 AND pg_visible_in_snapshot((next - before)::text::xid8, seen)
-        FROM pg_current_snapshot() AS seen
-        CROSS JOIN LATERAL (SELECT pg_snapshot_xmax(seen)::text::bigint AS next) AS newest
-        CROSS JOIN LATERAL (SELECT (next - %(xid)s) & 4294967295 AS before) AS behind
-    )
+    ), pg_current_snapshot()::text
 """
 #: The WAL, and so Kafka, tells of a commit before other sessions see it: it may wait for a synchronous standby. An old
 #: event waits for none: its id may be another database's, or have come round.
@@ -95,20 +90,19 @@ class FreshRows:
         values = {
             "table": table.sql(),
             "columns": sorted(_columns(event) - self._altered[table]),
-            "xid": _awaited(event),
             **{f"key_{number}": value for number, value in enumerate(key.values())},
         }
-        until = time.monotonic() + _SOON_S
+        xid, until = _awaited(event), time.monotonic() + _SOON_S
         while True:
             with self._lock:
-                row, visible = self._ask(table, key, values)
-            if visible:
+                row, seen = self._ask(table, key, values)
+            if xid is None or seen.includes(xid):
                 return msgspec.json.decode(row, type=Row) if row else None
             if time.monotonic() > until:
                 raise RetryableError("the event's transaction is not visible yet", hint=_STANDBY)
             time.sleep(_ASK_AGAIN_S)
 
-    def _ask(self, table: TableName, key: Mapping[str, Any], values: Mapping[str, object]) -> tuple[str | None, bool]:
+    def _ask(self, table: TableName, key: Mapping[str, Any], values: Mapping[str, object]) -> tuple[str | None, Seen]:
         with postgres.errors(), self._open().cursor() as cursor:
             if table not in self._types:
                 cursor.execute(_TYPES, (table.sql(),))
@@ -116,8 +110,8 @@ class FreshRows:
             cursor.execute(
                 _READ.format(table=_literal(table.sql()), condition=_condition(key, self._types[table])), values
             )
-            row, visible = cursor.fetchone() or (None, False)
-        return row, visible
+            ((row, seen),) = cursor.fetchall()
+        return row, Seen.parse(seen)
 
     def _open(self) -> postgres.Connection:
         if self._connection is None or self._connection.closed:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from cdc.catalog import Altered, Catalog, Place
+from cdc.contract.xid import Seen
 from cdc.partitions import Partitions
-from cdc.relation import Relation, Seen
+from cdc.relation import Relation
 from cdc.rows import plan
 from cdc.runtime.fields import TableName
 from cdc.runtime.sections import Source

@@ -14,8 +14,9 @@ from pydantic import SecretStr
 
 from cdc import wal2json
 from cdc.contract.position import Part
+from cdc.contract.xid import Seen, is_before
 from cdc.partitions import Partitions
-from cdc.relation import Column, Relation, Seen, is_before
+from cdc.relation import Column, Relation
 from cdc.rows import TablePlan
 from cdc.runtime.errors import ChangeUndecodable, ConfigInvalid, LineDoubtful, RecordsLost
 from cdc.runtime.fields import TableName

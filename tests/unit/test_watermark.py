@@ -7,7 +7,7 @@ import pytest
 from cdc import watermark
 from cdc.contract.envelope import HEADER_OLD_KEY, UNAVAILABLE
 from cdc.contract.event import Event, Headers
-from cdc.relation import Seen
+from cdc.contract.xid import Seen
 from cdc.watermark import Created, Window
 
 TOPIC = "t.public.users"
